@@ -1,0 +1,18 @@
+"""The one error that a person's own mistake raises, and the one style it speaks in."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DomadaptError(ValueError):
+    """Something a person can mend: it says what is required, what was given, what to do."""
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> DomadaptError:
+    """The error for a name that is in no registry: suggests the nearest and lists all."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return DomadaptError(f"There is no {what} {given!r}.{hint} Known: {', '.join(names)}.")

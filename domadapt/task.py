@@ -1,0 +1,486 @@
+"""`Domain`, `Task` and `Batch`: what is learnt from what, and the label firewall.
+
+A `Task` is where target labels end. It keeps those of ``target_test`` for
+`domadapt.evaluation.evaluate` and hands out nothing else, except through `Task.oracle`, whose
+name marks every result that used it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from domadapt.errors import DomadaptError
+
+Kind = Literal["image", "vector", "series", "text"]
+#: What a `Samples` returns for a list of indices: one tensor ``(n, ...)``; a list of ``n`` tensors
+#: where sizes differ (uint8 images ``(3, h, w)``); or a dictionary of tensors (text).
+Raw = Tensor | list[Tensor] | dict[str, Tensor]
+#: What a network is given: one tensor, or a dictionary of tensors, first dimension the batch.
+Inputs = Tensor | dict[str, Tensor]
+
+
+class Samples(Protocol):
+    """Inputs by index, a batch at a time: one at a time costs more than a small network."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int], /) -> Raw: ...
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A named data set of one distribution.
+
+    Attributes:
+        name: what tables and plots call it.
+        samples: the inputs. Images are uint8 ``(3, h, w)``, vectors float ``(d,)``, series float
+            ``(channels, length)``.
+        labels: one per sample, strings or integers; None where there are none. An entry that is
+            None, NaN or an empty string is a sample without a label.
+        groups: who or what each sample comes from (patient, writer); splits keep groups whole.
+        kind: what a sample is, hence which networks and views fit it.
+        augment: the name of its augmentation (`domadapt.data.views`), a property of the data:
+            a photograph may be mirrored, a digit may not. None takes the kind's default.
+        ids: one name per sample, such as its file, for the table of predictions.
+        class_names: the classes in order, where the data declare them; otherwise those found,
+            numbers in numeric order and words in alphabetical order.
+        notes: what a reader of the report should know, such as files that were skipped.
+    """
+
+    name: str
+    samples: Samples
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    kind: Kind = "vector"
+    augment: str | None = None
+    ids: Sequence[str] | None = None
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.samples)
+        if n == 0:
+            raise DomadaptError(f"Domain {self.name!r} holds no sample; give at least one.")
+        for what in ("labels", "groups", "ids"):
+            value = getattr(self, what)
+            if value is not None and len(value) != n:
+                raise DomadaptError(
+                    f"Domain {self.name!r} has {n} samples but {len(value)} {what}; "
+                    f"give one of the {what} per sample."
+                )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def unlabelled(self) -> Domain:
+        """The same samples without their labels."""
+        return dataclasses.replace(self, labels=None, class_names=None)
+
+
+class Pool:
+    """Several `Samples` one after the other, for tasks with more than one source domain."""
+
+    def __init__(self, parts: Sequence[Samples]) -> None:
+        self.parts = tuple(parts)
+        self.ends = np.cumsum([len(p) for p in self.parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitems__(self, indices: Sequence[int]) -> Raw:
+        index = np.asarray(indices)
+        part = np.searchsorted(self.ends, index, side="right")
+        rows: list[Any] = [None] * len(index)
+        for p in np.unique(part):
+            where = np.flatnonzero(part == p)
+            start = self.ends[p] - len(self.parts[p])
+            got = self.parts[p].__getitems__((index[where] - start).tolist())
+            if isinstance(got, dict):
+                raise DomadaptError("Several source domains of text are not supported yet.")
+            for i, row in zip(where, got, strict=True):
+                rows[i] = row
+        if all(r.shape == rows[0].shape for r in rows):
+            return torch.stack(rows)
+        return rows
+
+
+@dataclass(frozen=True)
+class Split:
+    """Part of a task's samples. ``y`` holds class ids and is None for everything of the target."""
+
+    name: str
+    domain: Domain
+    indices: np.ndarray
+    y: Tensor | None = None
+    domain_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def fetch(self, positions: Sequence[int] | np.ndarray) -> Raw:
+        """The raw inputs at these positions within the split."""
+        return self.domain.samples.__getitems__(self.indices[np.asarray(positions)].tolist())
+
+    def ids(self) -> list[str]:
+        """The names of its samples: those of the domain, or their row numbers."""
+        known = self.domain.ids
+        return [str(known[i]) if known is not None else str(i) for i in self.indices]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's data. There is no ``y_t``: no method can cheat.
+
+    ``x`` is a tensor or a dictionary of tensors; source and target sizes may differ. A part that
+    the method did not ask for is None.
+
+    Attributes:
+        x_s: source inputs. y_s: their class ids ``(n_s,)``. x_t: target inputs.
+        progress: step / total steps, in [0, 1).
+        x_s_strong, x_t_strong: strongly augmented views of the same samples.
+        index_s, index_t: positions within ``source_train`` and ``target_train``.
+        domain_s: which source domain each source sample comes from.
+        x_l, y_l: target samples that a person labelled, declared as such.
+    """
+
+    x_s: Inputs | None
+    y_s: Tensor | None
+    x_t: Inputs | None
+    progress: float
+    x_s_strong: Inputs | None = None
+    x_t_strong: Inputs | None = None
+    index_s: Tensor | None = None
+    index_t: Tensor | None = None
+    domain_s: Tensor | None = None
+    x_l: Inputs | None = None
+    y_l: Tensor | None = None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with `f` applied to every tensor in it."""
+
+        def over(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return f(value)
+            return {k: f(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+        fields = dataclasses.fields(self)
+        return Batch(**{field.name: over(getattr(self, field.name)) for field in fields})
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return self.map(lambda t: t.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (the data loader calls this)."""
+        return self.map(lambda t: t.pin_memory())
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Labelled target splits, disjoint from each other. Whatever used one is called `oracle`."""
+
+    target_train: Split
+    target_val: Split
+    target_test: Split
+
+
+def canonical(label: object) -> str | None:
+    """A label as the label map knows it: ``3``, ``3.0`` and ``"3"`` are one; None where missing."""
+    if label is None or label == "":
+        return None
+    if isinstance(label, float | np.floating):
+        if np.isnan(label):
+            return None
+        if float(label).is_integer():
+            return str(int(label))
+    return str(label)
+
+
+def _class_order(names: set[str]) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(names, key=int))
+    except ValueError:
+        return tuple(sorted(names))
+
+
+def _hold_out(
+    n: int, fraction: float, rng: np.random.Generator, y: np.ndarray | None, groups: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide ``0..n-1`` into (kept, held out); whole groups, else the same share of each class."""
+    if groups is not None:
+        names, member = np.unique([str(g) for g in groups], return_inverse=True)
+        if len(names) < 2:
+            raise DomadaptError(
+                f"Splits keep groups whole, which takes at least 2 groups; there is {len(names)}. "
+                "Give more groups, or none."
+            )
+        order = rng.permutation(len(names))
+        size = np.bincount(member)[order].cumsum()
+        held = order[: max(1, min(int((size <= fraction * n).sum()), len(names) - 1))]
+        out = np.isin(member, held)
+        return np.flatnonzero(~out), np.flatnonzero(out)
+    strata = np.zeros(n, dtype=np.int64) if y is None else y
+    held_out = []
+    for c in np.unique(strata):
+        where = rng.permutation(np.flatnonzero(strata == c))
+        # A class of one sample stays whole in what is kept: it can be learnt but not validated.
+        held_out.append(where[: min(round(fraction * len(where)), len(where) - 1)])
+    out_index = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(n), out_index), out_index
+
+
+class Task:
+    """Source domain(s), a target domain, and fixed splits of both.
+
+    ``source_train`` and ``source_val`` are labelled; ``target_train`` and ``target_test`` hand out
+    inputs alone. The label map comes from the source only. Without `target_test` the task is
+    *transductive*: it is scored on the unlabelled target samples it trained with, as is usual for
+    small sets. With it, the task is *inductive*.
+
+    Args:
+        source: one labelled domain, or several.
+        target: the target domain; its labels, if it has any, serve `evaluate` alone (transductive)
+            or nothing (inductive).
+        target_test: another labelled sample of the target domain, for scoring.
+        name: what tables call the task; by default ``source->target``.
+        val_fraction: share of the source kept for validation.
+        extra_classes: what to do with labelled target samples of a class that the source lacks:
+            "error" refuses them, "unscored" trains with them but leaves them out of every score.
+        split_seed: seed of the splits, apart from the seed of training.
+    """
+
+    def __init__(
+        self,
+        source: Domain | Sequence[Domain],
+        target: Domain,
+        *,
+        target_test: Domain | None = None,
+        name: str | None = None,
+        val_fraction: float = 0.2,
+        extra_classes: Literal["error", "unscored"] = "error",
+        split_seed: int = 0,
+    ) -> None:
+        sources = (source,) if isinstance(source, Domain) else tuple(source)
+        if not sources:
+            raise DomadaptError("A task needs at least one source domain; none was given.")
+        if not 0 < val_fraction < 1:
+            raise DomadaptError(f"val_fraction must lie between 0 and 1; got {val_fraction}.")
+        if extra_classes not in ("error", "unscored"):
+            raise DomadaptError(
+                f"extra_classes must be 'error' or 'unscored'; got {extra_classes!r}."
+            )
+        test = target if target_test is None else target_test
+        kinds = {d.kind for d in (*sources, target, test)}
+        if len(kinds) > 1:
+            raise DomadaptError(
+                f"Source and target must be of one kind of data; got {', '.join(sorted(kinds))}."
+            )
+        self.kind: Kind = sources[0].kind
+        self.augment = sources[0].augment
+        self.transductive = target_test is None
+        self.name = name or f"{'+'.join(d.name for d in sources)}->{target.name}"
+        self.source_names = tuple(d.name for d in sources)
+        self.target_name = target.name
+        self.notes: list[str] = [f"{d.name}: {note}" for d in sources for note in d.notes]
+        self.notes += [f"{target.name}: {note}" for note in target.notes]
+        if target_test is not None:
+            self.notes += [f"{test.name} (test): {note}" for note in test.notes]
+        self._check_shapes((*sources, target, test))
+
+        labels = self._source_labels(sources)
+        self.class_names = self._classes(sources, labels)
+        number = {c: i for i, c in enumerate(self.class_names)}
+        y = np.array([number[c] for c in labels])
+        pooled = sources[0] if len(sources) == 1 else self._pool(sources)
+        rng = np.random.default_rng(split_seed)
+        train, val = _hold_out(len(pooled), val_fraction, rng, y, pooled.groups)
+        if len(val) == 0:
+            raise DomadaptError(
+                f"The source {pooled.name!r} has {len(pooled)} samples, too few to keep "
+                f"{val_fraction:.0%} of each class for validation; give more samples per class."
+            )
+        which = np.repeat(np.arange(len(sources)), [len(d) for d in sources])
+
+        def labelled(split: str, index: np.ndarray) -> Split:
+            of = torch.from_numpy
+            return Split(split, pooled.unlabelled(), index, of(y[index]), of(which[index]))
+
+        self.source_train = labelled("source_train", train)
+        self.source_val = labelled("source_val", val)
+        absent = sorted(set(self.class_names) - {self.class_names[i] for i in y[train]})
+        if absent:
+            raise DomadaptError(
+                f"No source training sample of class {', '.join(absent)} is left after the split; "
+                "give more samples of it, or more groups."
+            )
+        self.target_train = Split("target_train", target.unlabelled(), np.arange(len(target)))
+        self.target_test = Split("target_test", test.unlabelled(), np.arange(len(test)))
+        self.__test_labels = self._target_labels(test, number, extra_classes)
+        self.__oracle = (target, test, number, split_seed)
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes of the source."""
+        return len(self.class_names)
+
+    @property
+    def has_test_labels(self) -> bool:
+        """Whether `evaluate` has anything to score with."""
+        return self.__test_labels is not None
+
+    def __repr__(self) -> str:
+        how = "transductive" if self.transductive else "inductive"
+        return (
+            f"Task({self.name}, {how}, {self.n_classes} classes, "
+            f"source {len(self.source_train)}+{len(self.source_val)}, "
+            f"target {len(self.target_train)}, test {len(self.target_test)})"
+        )
+
+    def oracle(self) -> Oracle:
+        """The one marked door to target labels: for `target_only` and oracle selection.
+
+        Its three splits never share a sample, so that what is selected with ``target_val`` is not
+        scored on it. In a transductive task they are 60, 20 and 20 percent of the target.
+        """
+        target, test, number, seed = self.__oracle
+        labels = self._target_labels(target, number, "unscored")
+        if labels is None:
+            raise DomadaptError(f"The target {target.name!r} has no labels: there is no oracle.")
+        rng = np.random.default_rng(seed)
+        seen = np.flatnonzero(labels >= 0)
+        groups = None if target.groups is None else target.groups[seen]
+        train, val = _hold_out(
+            len(seen), 0.4 if self.transductive else 0.2, rng, labels[seen], groups
+        )
+        train, val = seen[train], seen[val]
+
+        def split(name: str, domain: Domain, y: np.ndarray, index: np.ndarray) -> Split:
+            return Split(f"oracle_{name}", domain.unlabelled(), index, torch.from_numpy(y[index]))
+
+        if self.transductive:
+            groups = None if target.groups is None else target.groups[val]
+            one, two = _hold_out(len(val), 0.5, rng, labels[val], groups)
+            val, test_index, test_labels = val[one], val[two], labels
+        else:
+            kept = self.__test_labels
+            if kept is None:
+                raise DomadaptError(f"The test set {test.name!r} has no labels.")
+            test_index, test_labels = np.flatnonzero(kept >= 0), kept
+        return Oracle(
+            split("target_train", target, labels, train),
+            split("target_val", target, labels, val),
+            split("target_test", test, test_labels, test_index),
+        )
+
+    def _labels_for_evaluate(self) -> np.ndarray | None:
+        """Class ids of ``target_test`` (-1: not scored). For `domadapt.evaluation` alone."""
+        return self.__test_labels
+
+    def fingerprint(self) -> str:
+        """A hash of what is trained on: sizes, source labels, and some samples of each split."""
+        digest = hashlib.sha256(repr((self.class_names, self.kind, self.transductive)).encode())
+        for split in (self.source_train, self.source_val, self.target_train, self.target_test):
+            digest.update(f"{split.name}:{len(split)}".encode())
+            if split.y is not None:
+                digest.update(split.y.numpy().tobytes())
+            some = np.unique(np.linspace(0, len(split) - 1, 16).astype(int))
+            raw = split.fetch(some)
+            for x in raw.values() if isinstance(raw, dict) else raw:
+                digest.update(x.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @staticmethod
+    def _check_shapes(domains: Sequence[Domain]) -> None:
+        if domains[0].kind not in ("vector", "series"):
+            return
+        shapes = []
+        for d in domains:
+            raw = d.samples.__getitems__([0])
+            shapes.append(None if isinstance(raw, dict) else tuple(raw[0].shape))
+        for d, shape in zip(domains, shapes, strict=True):
+            if shape != shapes[0]:
+                raise DomadaptError(
+                    f"Source and target must have the same features: a sample of "
+                    f"{domains[0].name!r} has shape {shapes[0]}, one of {d.name!r} {shape}."
+                )
+
+    @staticmethod
+    def _source_labels(sources: Sequence[Domain]) -> list[str]:
+        labels: list[str] = []
+        for d in sources:
+            if d.labels is None:
+                raise DomadaptError(
+                    f"The source must be labelled; {d.name!r} has no labels. Give class folders, "
+                    "a label column (--label-column) or an array y."
+                )
+            named = [canonical(v) for v in d.labels]
+            if None in named:
+                raise DomadaptError(
+                    f"Every source sample needs a label; sample {named.index(None)} of "
+                    f"{d.name!r} has none. Drop it or label it."
+                )
+            labels += [v for v in named if v is not None]
+        return labels
+
+    @staticmethod
+    def _classes(sources: Sequence[Domain], labels: list[str]) -> tuple[str, ...]:
+        found = set(labels)
+        declared = sources[0].class_names
+        if declared is not None:
+            empty = [c for c in declared if c not in found]
+            if empty:
+                raise DomadaptError(
+                    f"The source class(es) {', '.join(empty)} have no sample: nothing can be "
+                    "learnt of them. Remove the class or add samples."
+                )
+            extra = found - set(declared)
+            if not extra:
+                return tuple(declared)
+        if len(found) < 2:
+            raise DomadaptError(
+                f"A classifier needs at least 2 source classes; found {', '.join(sorted(found))}."
+            )
+        return _class_order(found)
+
+    @staticmethod
+    def _pool(sources: Sequence[Domain]) -> Domain:
+        grouped = [d.groups is not None for d in sources]
+        if any(grouped) and not all(grouped):
+            raise DomadaptError("Either every source domain has groups, or none.")
+        groups = None
+        if all(grouped):
+            groups = np.array([f"{d.name}/{g}" for d in sources for g in d.groups])  # type: ignore[union-attr]
+        ids = [
+            f"{d.name}/{d.ids[i] if d.ids is not None else i}"
+            for d in sources
+            for i in range(len(d))
+        ]
+        name = "+".join(d.name for d in sources)
+        pool = Pool([d.samples for d in sources])
+        return Domain(
+            name, pool, groups=groups, ids=ids, kind=sources[0].kind, augment=sources[0].augment
+        )
+
+    def _target_labels(
+        self, domain: Domain, number: Mapping[str, int], extra: str
+    ) -> np.ndarray | None:
+        if domain.labels is None:
+            return None
+        named = [canonical(v) for v in domain.labels]
+        strange = sorted({v for v in named if v is not None and v not in number})
+        if strange and extra == "error":
+            raise DomadaptError(
+                f"The target {domain.name!r} has labels that the source lacks: "
+                f"{', '.join(strange)}. The source's classes are {', '.join(number)}. Rename or "
+                "remove them, or leave them out of the scores (extra_classes='unscored')."
+            )
+        ids = np.array([number.get(v, -1) if v is not None else -1 for v in named])
+        return ids if (ids >= 0).any() else None
