@@ -1,0 +1,186 @@
+"""`Method`: one equation. The forward pass, the source loss and the sum exist once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from domadapt import ops
+from domadapt.errors import DomadaptError
+from domadapt.network import Network
+from domadapt.task import Batch, Inputs
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class BatchOutputs:
+    """What the network says of a batch: features ``z (n, d)`` and logits ``(n, classes)``.
+
+    A part that was not computed (a method that needs no target, no strong view) is None; read it
+    only where the method declared the need.
+    """
+
+    z_s: Tensor = None  # type: ignore[assignment]  # a declared need is always there
+    z_t: Tensor = None  # type: ignore[assignment]
+    logits_s: Tensor = None  # type: ignore[assignment]
+    logits_t: Tensor = None  # type: ignore[assignment]
+    z_s_strong: Tensor = None  # type: ignore[assignment]
+    z_t_strong: Tensor = None  # type: ignore[assignment]
+    logits_s_strong: Tensor = None  # type: ignore[assignment]
+    logits_t_strong: Tensor = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The sum that a step minimises, and the raw value and weight of each of its terms."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TargetView:
+    """What `Method.refresh` gets: the network's word on all of ``target_train``, in order.
+
+    Evaluation mode, no augmentation, no labels: logits ``(n_t, classes)``, features ``(n_t, d)``.
+    """
+
+    logits: Tensor
+    z: Tensor
+
+
+class Method(nn.Module):
+    """An adaptation method: a network and one function to write, `terms`.
+
+    Each step minimises ``source loss + sum of weight * term``. The weight of a term ``x`` is the
+    attribute ``x_weight`` (1 where there is none), times ``ramps["x"](progress)`` where given.
+    The keyword-only arguments of ``__init__`` are the configuration; each is stored under its
+    name. All state is parameters and buffers, so that it is saved and resumed.
+    """
+
+    #: The registered name.
+    name: str = ""
+    #: What the Trainer must provide, or refuse.
+    needs_source: bool = True
+    needs_target: bool = True
+    needs_strong: bool = False
+    needs_batchnorm: bool = False
+    #: Schedules of weights, as functions of progress in [0, 1).
+    ramps: ClassVar[Mapping[str, Callable[[float], float]]] = {}
+    #: How many times over the run `refresh` is called, evenly spaced, the first at step 0.
+    refreshes: int = 0
+    #: Search ranges of the settings: name -> (low, high, "log" | "linear") or a list of choices.
+    space: ClassVar[Mapping[str, Any]] = {}
+    #: Why no setting makes it equal to `source_only` (empty: all weights at 0 do).
+    no_neutral: str = ""
+    #: Why it cannot run on several processes (empty: it can).
+    single_process: str = ""
+    #: Whether it trains on its own confidence, which then says little about accuracy.
+    trains_on_confidence: bool = False
+    #: The setting's default for whether BatchNorm sees source and target as one batch.
+    batch_statistics: Literal["joint", "separate"] = "joint"
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    # To write ---------------------------------------------------------------------------------
+
+    def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
+        """What the method adds to the source loss: scalars by name, unweighted."""
+        raise DomadaptError(f"{type(self).__name__} must define terms(out, batch).")
+
+    # To override, seldom ----------------------------------------------------------------------
+
+    def source_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
+        """Cross-entropy of the source logits."""
+        return cross_entropy(out.logits_s, labels(batch))
+
+    def setup(self, n_source: int, n_target: int) -> None:
+        """Make the buffers whose size depends on the data (memory banks, pseudo-labels)."""
+
+    def refresh(self, target: TargetView, progress: float) -> None:
+        """Renew state from an unaugmented, unlabelled pass over the target (see `refreshes`)."""
+
+    def after_step(self, progress: float) -> None:
+        """Update state after the optimiser's step (an averaged teacher)."""
+
+    def adapted(self) -> Network:
+        """The network to keep at the end."""
+        return self.network
+
+    # Provided ---------------------------------------------------------------------------------
+
+    def auxiliary(self, build: Callable[[], M]) -> M:
+        """Build a module of the method's own (a discriminator) from its own random numbers.
+
+        The network's numbers are then the same with and without it.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((torch.initial_seed() * 1_000_003 + 17) % 2**63)
+            return build()
+
+    def forward(self, batch: Batch) -> Losses:
+        """The losses of one batch: a joint forward pass per view, then every term."""
+        out = self.outputs(batch)
+        return self.losses(out, batch)
+
+    def losses(self, out: BatchOutputs, batch: Batch) -> Losses:
+        """Source loss, terms, and their weighted sum (never a mean)."""
+        terms: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        if self.needs_source:
+            terms["source"] = self.source_loss(out, batch)
+            weights["source"] = 1.0
+        for name, value in self.terms(out, batch).items():
+            terms[name] = value
+            weights[name] = self.weight(name, batch.progress)
+        total: Tensor | None = None
+        for name, value in terms.items():
+            part = value if weights[name] == 1.0 else weights[name] * value
+            total = part if total is None else total + part
+        if total is None:
+            raise DomadaptError(f"The method {self.name!r} returned no term to minimise.")
+        return Losses(total, terms, weights)
+
+    def weight(self, term: str, progress: float) -> float:
+        """The weight of a term at this progress: its argument times its ramp."""
+        weight = float(getattr(self, f"{term}_weight", 1.0))
+        return weight * self.ramps[term](progress) if term in self.ramps else weight
+
+    def outputs(self, batch: Batch) -> BatchOutputs:
+        """The joint forward pass: weak views of both domains, then, if declared, strong ones."""
+        z_s, z_t, logits_s, logits_t = self._view(batch.x_s, batch.x_t)
+        if not self.needs_strong:
+            return BatchOutputs(z_s, z_t, logits_s, logits_t)
+        strong = self._view(batch.x_s_strong, batch.x_t_strong)
+        return BatchOutputs(z_s, z_t, logits_s, logits_t, strong[0], strong[1], *strong[2:])
+
+    def _view(self, x_s: Inputs | None, x_t: Inputs | None) -> tuple[Any, Any, Any, Any]:
+        parts = [x for x in (x_s, x_t) if x is not None]
+        if len(parts) < 2 or self.batch_statistics == "separate":
+            z = [self.network.features(x) for x in parts]
+        else:
+            sizes = [ops.batch_size(x) for x in parts]
+            z = list(torch.split(self.network.features(ops.join(parts)), sizes))
+        joined: Tensor = self.network.head(torch.cat(z) if len(z) > 1 else z[0])
+        logits = list(torch.split(joined, [len(part) for part in z]))
+        if x_s is None:
+            z, logits = [None, *z], [None, *logits]  # type: ignore[list-item]
+        if x_t is None:
+            z, logits = [*z, None], [*logits, None]  # type: ignore[list-item]
+        return z[0], z[1], logits[0], logits[1]
+
+
+def labels(batch: Batch) -> Tensor:
+    """The source labels of a batch, which a method that needs the source always has."""
+    if batch.y_s is None:
+        raise DomadaptError("This batch has no source labels; the method must set needs_source.")
+    return batch.y_s

@@ -1,0 +1,128 @@
+"""Methods by name with their settings, and several at once: ``dann+mcc`` adds the terms of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from domadapt.errors import DomadaptError, unknown
+from domadapt.methods.base import BatchOutputs, Method, TargetView
+from domadapt.methods.registry import Setting, method_class, parse_setting, settings_of
+from domadapt.network import Network
+from domadapt.task import Batch
+
+
+class Combination(Method):
+    """The terms of several methods over one forward pass, each under its method's name.
+
+    One source loss is kept: at most one of the methods may define its own.
+    """
+
+    def __init__(self, network: Network, parts: Mapping[str, Method]) -> None:
+        super().__init__(network)
+        own = [n for n, m in parts.items() if type(m).source_loss is not Method.source_loss]
+        if len(own) > 1:
+            raise DomadaptError(
+                f"{' and '.join(own)} each define the source loss, and only one can; "
+                "combine one of them with the others."
+            )
+        if not all(m.needs_source and m.needs_target for m in parts.values()):
+            alone = [n for n, m in parts.items() if not (m.needs_source and m.needs_target)]
+            raise DomadaptError(f"{', '.join(alone)} cannot be combined: it runs alone.")
+        self.parts = torch.nn.ModuleDict(parts)
+        self.methods = dict(parts)
+        self.loss_of = parts[own[0]] if own else None
+        several = list(parts.values())
+        # Needs are those of any part; reasons are joined.
+        self.name = "+".join(parts)
+        self.needs_strong = any(m.needs_strong for m in several)
+        self.needs_batchnorm = any(m.needs_batchnorm for m in several)
+        self.trains_on_confidence = any(m.trains_on_confidence for m in several)
+        self.no_neutral = " ".join(m.no_neutral for m in several).strip()
+        self.single_process = " ".join(m.single_process for m in several).strip()
+        # The parts are asked at the most frequent of their rhythms; each keeps to its own.
+        self.refreshes = max(m.refreshes for m in several)
+        clash = {m.refreshes for m in several if m.refreshes}
+        if len(clash) > 1:
+            raise DomadaptError(
+                f"{self.name} cannot be combined: its parts refresh at different rhythms "
+                f"({', '.join(map(str, sorted(clash)))} times a run)."
+            )
+
+    def source_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
+        """That of the part which defines one, else cross-entropy."""
+        part = self.loss_of
+        return super().source_loss(out, batch) if part is None else part.source_loss(out, batch)
+
+    def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
+        """The terms of every part, as ``part.term``."""
+        return {
+            f"{name}.{term}": value
+            for name, part in self.methods.items()
+            for term, value in part.terms(out, batch).items()
+        }
+
+    def weight(self, term: str, progress: float) -> float:
+        """The weight that the part itself gives its term."""
+        name, _, own = term.partition(".")
+        return self.methods[name].weight(own, progress)
+
+    def setup(self, n_source: int, n_target: int) -> None:
+        """As in `Method`, for every part."""
+        for part in self.methods.values():
+            part.setup(n_source, n_target)
+
+    def refresh(self, target: TargetView, progress: float) -> None:
+        """As in `Method`, for every part that asks for it."""
+        for part in self.methods.values():
+            if part.refreshes:
+                part.refresh(target, progress)
+
+    def after_step(self, progress: float) -> None:
+        """As in `Method`, for every part."""
+        for part in self.methods.values():
+            part.after_step(progress)
+
+    def adapted(self) -> Network:
+        """The network of the one part that keeps another (an averaged teacher), if any does."""
+        kept = [n for n in (m.adapted() for m in self.methods.values()) if n is not self.network]
+        return kept[0] if kept else self.network
+
+
+def method_settings(spec: str) -> dict[str, Setting]:
+    """The settings of a method or combination; those of a combination as ``part.setting``."""
+    names = spec.split("+")
+    if len(names) == 1:
+        return settings_of(method_class(spec))
+    return {
+        f"{method_class(name).name}.{key}": setting
+        for name in names
+        for key, setting in settings_of(method_class(name)).items()
+    }
+
+
+def build_method(spec: str, network: Network, settings: Mapping[str, Any] | None = None) -> Method:
+    """A method by name, path or combination, with settings by name (``part.setting`` there)."""
+    known = method_settings(spec)
+    given = {}
+    for key, value in (settings or {}).items():
+        if key not in known:
+            if not known:
+                raise DomadaptError(f"The method {spec!r} takes no settings; got {key!r}.")
+            raise unknown(f"setting of {spec}", key, known)
+        given[key] = parse_setting(known[key], value)
+    names = spec.split("+")
+    if len(names) == 1:
+        return method_class(spec)(network, **given)
+    parts = {}
+    for name in names:
+        cls = method_class(name)
+        if cls.name in parts:
+            raise DomadaptError(f"{cls.name} stands twice in {spec!r}.")
+        prefix = f"{cls.name}."
+        mine = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
+        parts[cls.name] = cls(network, **mine)
+    return Combination(network, parts)

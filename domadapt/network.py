@@ -1,0 +1,169 @@
+"""`Network`: backbone, optional bottleneck and head, with the input's normalisation inside."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from domadapt.errors import DomadaptError
+from domadapt.task import Inputs
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` along dimension 1, kept with the weights so that an export has it."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.detach().clone().float())
+        self.register_buffer("std", std.detach().clone().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` ``(n, c, ...)``, standardised channel by channel."""
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        return (x - mean.view(shape)) / std.view(shape)
+
+
+class Network(nn.Module):
+    """A feature extractor and a classifier: ``logits = head(bottleneck(backbone(normalize(x))))``.
+
+    Args:
+        backbone: any module that maps a batch of inputs to features ``(n, d)``; feature maps
+            ``(n, d, h, w)`` are averaged over their positions.
+        head: maps features ``(n, d')`` to logits ``(n, classes)``.
+        bottleneck: an optional module between the two; the methods align what it returns.
+        normalize: an optional first module, usually `Normalize`.
+        transferable: the backbone's layers in order, by name; see `blocks`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        bottleneck: nn.Module | None = None,
+        normalize: nn.Module | None = None,
+        transferable: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalize = nn.Identity() if normalize is None else normalize
+        self.backbone = backbone
+        self.bottleneck = nn.Identity() if bottleneck is None else bottleneck
+        self.head = head
+        self._transferable = None if transferable is None else tuple(transferable)
+
+    def features(self, x: Inputs) -> Tensor:
+        """The features ``z (n, d)`` that the methods align and the head classifies."""
+        z = self.backbone(self.normalize(x) if isinstance(x, Tensor) else x)
+        if z.ndim > 2:
+            z = z.flatten(2).mean(2)
+        features: Tensor = self.bottleneck(z)
+        return features
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Logits ``(n, classes)``."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    @property
+    def n_classes(self) -> int:
+        """The number of logits: that of the last linear layer of the head."""
+        return _last_linear(self.head).out_features
+
+    @property
+    def n_features(self) -> int:
+        """The width of ``z``: what the head's first linear layer takes."""
+        for module in self.head.modules():
+            if isinstance(module, nn.Linear):
+                return module.in_features
+        raise DomadaptError("The head must hold a torch.nn.Linear; it has none.")
+
+    def blocks(self) -> dict[str, nn.Module]:
+        """The transferable layers in order: those given, else the longest chain of the backbone."""
+        if self._transferable is not None:
+            return {name: self.backbone.get_submodule(name) for name in self._transferable}
+        # A plain module with children of its own (such as a ResNet's layers) is a chain as well;
+        # it serves where the backbone has no Sequential or ModuleList with at least two entries.
+        chains = [
+            (f"{name}." if name else "", module)
+            for name, module in self.backbone.named_modules()
+            if isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 1
+        ]
+        prefix, chain = max(chains, key=lambda c: len(c[1]), default=("", self.backbone))
+        return {f"{prefix}{name}": child for name, child in chain.named_children()}
+
+    @classmethod
+    def from_classifier(
+        cls, model: nn.Module, head: str | None = None, *, normalize: nn.Module | None = None
+    ) -> Network:
+        """Divide a trained classifier into backbone and head; the model itself is not changed.
+
+        Args:
+            model: returns logits.
+            head: the dotted name of its last layer(s), such as ``"fc"`` or ``"classifier"``;
+                None takes the last `torch.nn.Linear`.
+            normalize: an optional first module.
+        """
+        names = dict(model.named_modules())
+        if head is None:
+            linear = [n for n, m in names.items() if isinstance(m, nn.Linear) and n]
+            if not linear:
+                raise DomadaptError("The classifier has no torch.nn.Linear; name its head.")
+            head = linear[-1]
+        if head not in names or not head:
+            tops = ", ".join(n for n, _ in model.named_children())
+            raise DomadaptError(f"The classifier has no layer {head!r}. Its layers: {tops}.")
+        backbone = copy.deepcopy(model)
+        owner_name, _, leaf = head.rpartition(".")
+        owner: Any = backbone.get_submodule(owner_name)
+        taken = owner.get_submodule(leaf)
+        setattr(owner, leaf, nn.Identity())
+        return cls(backbone, taken, normalize=normalize)
+
+
+def _last_linear(module: nn.Module) -> nn.Linear:
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise DomadaptError("The head must hold a torch.nn.Linear; it has none.")
+    return linear[-1]
+
+
+@torch.no_grad()
+def width_of(backbone: nn.Module, example: Inputs) -> int:
+    """How many features `backbone` returns for a batch like `example`; its state is kept."""
+    was = backbone.training
+    # Evaluation mode, so that the trial changes no BatchNorm statistics and draws no dropout.
+    z = backbone.eval()(example)
+    backbone.train(was)
+    if not isinstance(z, Tensor) or z.ndim < 2:
+        raise DomadaptError(
+            "A backbone must return a tensor (n, features, ...); got "
+            f"{tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__}."
+        )
+    return z.shape[1]
+
+
+class Discriminator(nn.Module):
+    """Tells domains apart: ``n_in -> hidden -> hidden -> 1`` logit, ReLU between.
+
+    Without dropout and BatchNorm: it draws no random numbers while training, and its answer for a
+    sample does not depend on the rest of the batch.
+    """
+
+    def __init__(self, n_in: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(n_in, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Domain logits ``d (n,)``, positive for source."""
+        d: Tensor = self.layers(z).squeeze(-1)
+        return d

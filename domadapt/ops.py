@@ -1,0 +1,84 @@
+"""Small operators that several methods share: gradient reversal, ramps, averages, joined inputs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from domadapt.errors import DomadaptError
+from domadapt.task import Inputs
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, coefficient: float) -> Tensor:
+        ctx.coefficient = coefficient
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        return grads[0] * -ctx.coefficient, None
+
+
+def reverse_gradient(x: Float[Tensor, "*shape"], coefficient: float) -> Float[Tensor, "*shape"]:
+    """The identity, whose gradient is multiplied by ``-coefficient``.
+
+    Source: Ganin and Lempitsky (2015), arXiv:1409.7495, equations 7 and 8.
+    """
+    reversed_: Tensor = _ReverseGradient.apply(x, coefficient)
+    return reversed_
+
+
+def ramp(progress: float, steepness: float = 10.0) -> float:
+    """``2 / (1 + exp(-steepness * progress)) - 1``: 0 at the start, 0.99991 at the end.
+
+    A function of the share of the run that is done, so that it depends neither on the run's
+    length nor on how often a layer was called. Source: Ganin and Lempitsky (2015), section 4.
+    """
+    return 2.0 / (1.0 + math.exp(-steepness * progress)) - 1.0
+
+
+@torch.no_grad()
+def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move `average` towards `model`: ``a <- decay * a + (1 - decay) * m``.
+
+    Parameters and floating buffers (BatchNorm's statistics) are averaged, integer buffers copied.
+    """
+    pairs = zip(average.state_dict().values(), model.state_dict().values(), strict=True)
+    for a, m in pairs:
+        if a.is_floating_point():
+            a.lerp_(m.to(a.dtype), 1.0 - decay)
+        else:
+            a.copy_(m)
+
+
+def batch_size(x: Inputs) -> int:
+    """The number of samples in `x`."""
+    return len(x) if isinstance(x, Tensor) else len(next(iter(x.values())))
+
+
+def join(parts: list[Inputs]) -> Inputs:
+    """Several batches as one. Dictionaries are joined field by field, padded to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    tensors = [p for p in parts if isinstance(p, Tensor)]
+    if len(tensors) == len(parts):
+        if len({t.shape[1:] for t in tensors}) > 1:
+            raise DomadaptError(
+                "Source and target inputs must have one shape; got "
+                f"{', '.join(str(tuple(t.shape[1:])) for t in tensors)}. Give the images a size."
+            )
+        return torch.cat(tensors)
+    joined: dict[str, Tensor] = {}
+    dicts = [p for p in parts if isinstance(p, dict)]
+    for key in dicts[0]:
+        fields = [d[key] for d in dicts]
+        if fields[0].ndim > 1:
+            longest = max(f.shape[1] for f in fields)
+            fields = [nn.functional.pad(f, (0, longest - f.shape[1])) for f in fields]
+        joined[key] = torch.cat(fields)
+    return joined
