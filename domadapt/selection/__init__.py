@@ -1,0 +1,1 @@
+"""Which candidate to trust, judged without target labels."""
