@@ -1,0 +1,409 @@
+"""`Trainer`: the only training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, PartialState
+from torch import Tensor, nn
+
+from domadapt import checkpoint
+from domadapt.batches import BatchStream, batch_loader
+from domadapt.data.views import Views
+from domadapt.errors import DomadaptError
+from domadapt.inference import outputs_of
+from domadapt.methods import Method, TargetView
+from domadapt.network import Network
+from domadapt.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings of a training run, the same for every method that is compared.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: samples of each domain per step and process.
+        target_batch_size: where the target's differs; None takes `batch_size`.
+        optimizer: AdamW, or SGD with Nesterov momentum.
+        lr: learning rate of the backbone at its highest.
+        head_lr_multiple: factor on it for head, bottleneck and the method's own modules.
+        weight_decay: decoupled (adamw) or L2 (sgd), on matrices and filters only.
+        momentum: of SGD.
+        schedule: over progress p: "constant"; "cosine" (to 0); "inverse", (1 + 10 p)^-0.75 as in
+            Ganin and Lempitsky (2015).
+        warmup: share of the run over which the rate rises linearly.
+        clip: largest norm of the network's gradient, and, apart from it, of the method's own
+            modules; None does not clip.
+        accumulate: batches whose gradients are averaged into one step.
+        precision: "no", "bf16" or "fp16" mixed precision.
+        batch_statistics: BatchNorm over source and target as one batch ("joint") or in two
+            forward passes ("separate").
+        workers: processes that prepare batches; they change speed only.
+        channels_last: memory format of image networks.
+        compile: compile the backbone with torch.compile.
+        checkpoint_every: steps between checkpoints (0: none).
+        log_every: steps between two points of the learning curves and checks for NaN.
+        device: "auto", "cpu" or "cuda".
+        seed: of weights, order, augmentation and dropout.
+    """
+
+    steps: int = 1000
+    batch_size: int = 64
+    target_batch_size: int | None = None
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    head_lr_multiple: float = 1.0
+    weight_decay: float = 1e-2
+    momentum: float = 0.9
+    schedule: Literal["constant", "cosine", "inverse"] = "cosine"
+    warmup: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    batch_statistics: Literal["joint", "separate"] = "joint"
+    workers: int = 0
+    channels_last: bool = False
+    compile: bool = False
+    checkpoint_every: int = 250
+    log_every: int = 25
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise DomadaptError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        for name in ("lr", "head_lr_multiple"):
+            if not getattr(self, name) > 0:
+                raise DomadaptError(f"{name} must be above 0; got {getattr(self, name)}.")
+        for name in ("weight_decay", "workers", "checkpoint_every", "warmup"):
+            if not getattr(self, name) >= 0:
+                raise DomadaptError(f"{name} must not be negative; got {getattr(self, name)}.")
+
+    def lr_factor(self, progress: float) -> float:
+        """The schedule's factor on every learning rate, a function of step / steps."""
+        if progress < self.warmup:
+            return (progress + 1 / self.steps) / (self.warmup + 1 / self.steps)
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        if self.schedule == "inverse":
+            return float((1 + 10 * progress) ** -0.75)
+        return 1.0
+
+
+#: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>".
+History = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Log:
+    """One point of the learning curves."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    weights: dict[str, float]
+    lr: float
+    seconds: float
+
+
+@dataclass
+class _Window:
+    """Losses since the last point of the curves, left on their device until then."""
+
+    terms: dict[str, list[Tensor]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def add(self, terms: dict[str, Tensor], weights: dict[str, float]) -> None:
+        for name, value in terms.items():
+            self.terms.setdefault(name, []).append(value.detach())
+        self.weights = weights
+
+    def close(self) -> dict[str, float]:
+        names = list(self.terms)
+        if not names:
+            return {}
+        means = torch.stack([torch.stack(self.terms[n]).float().mean() for n in names])
+        self.terms = {}
+        return dict(zip(names, means.tolist(), strict=True))
+
+
+def make_accelerator(training: Training) -> Accelerator:
+    """Devices, processes and mixed precision, as accelerate finds or was told."""
+    if training.precision == "fp16" and not torch.cuda.is_available():
+        raise DomadaptError("precision 'fp16' needs a GPU, and none was found; use 'bf16' or 'no'.")
+    if training.device == "cuda" and not torch.cuda.is_available():
+        raise DomadaptError("device 'cuda' was asked for, and torch finds no CUDA device.")
+    # accelerate keeps one state per Python process; a second run may want another precision.
+    AcceleratorState._reset_state(
+        PartialState._shared_state.get("_cpu") != (training.device == "cpu")
+        and not torch.distributed.is_initialized()
+    )
+    return Accelerator(
+        mixed_precision=training.precision,
+        cpu=training.device == "cpu",
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=True)],
+    )
+
+
+def parameter_groups(method: Method, training: Training) -> list[dict[str, Any]]:
+    """Every trainable parameter in exactly one group: backbone, new layers, the method's own."""
+    network = method.network
+    backbone = {id(p) for p in network.backbone.parameters()}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for parameter in method.parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = training.lr * (1.0 if id(parameter) in backbone else training.head_lr_multiple)
+        # Shrinking biases and the scales of normalisation layers regularises nothing.
+        decay = training.weight_decay if parameter.ndim > 1 else 0.0
+        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+    if not groups:
+        raise DomadaptError("The network has no trainable parameter; unfreeze some of it.")
+    for group in groups.values():
+        group["initial_lr"] = group["lr"]
+    return list(groups.values())
+
+
+def make_optimizer(method: Method, training: Training) -> torch.optim.Optimizer:
+    """The optimiser of the settings over `parameter_groups`."""
+    groups = parameter_groups(method, training)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=training.lr, fused=True)
+    return torch.optim.SGD(
+        groups,
+        lr=training.lr,
+        momentum=training.momentum,
+        nesterov=training.momentum > 0,
+        fused=True,
+    )
+
+
+class Trainer:
+    """Minimises a method's losses over a task.
+
+    Args:
+        method: the method, with its network.
+        task: what to learn from; target labels are not reachable from here.
+        views: how raw samples become inputs.
+        training: the settings.
+        checkpoint_path: where the state is kept for resuming; None keeps none.
+        key: what the checkpoint must have been made with (a hash of configuration and data); one
+            made with another is refused.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        task: Task,
+        views: Views,
+        training: Training,
+        *,
+        checkpoint_path: Path | None = None,
+        key: str = "",
+    ) -> None:
+        self.method, self.task, self.views, self.training = method, task, views, training
+        self.path = checkpoint_path
+        self.key = key
+        self.history: History = {}
+        self.step = 0
+        self._saved = 0
+        self.accelerator = make_accelerator(training)
+        if self.accelerator.num_processes > 1 and method.single_process:
+            raise DomadaptError(
+                f"{method.name} cannot run on {self.accelerator.num_processes} processes: "
+                f"{method.single_process}"
+            )
+        if method.needs_batchnorm and not any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.network.modules()
+        ):
+            raise DomadaptError(
+                f"{method.name} needs BatchNorm layers in the network, and it has none; "
+                "choose another backbone or method."
+            )
+
+    def fit(self, on_log: Callable[[Log], None] | None = None) -> Network:
+        """Train to the last step, from the checkpoint if there is one; returns the network.
+
+        Raises:
+            DomadaptError: a loss became NaN or infinite; it names the term and the step. The last
+                checkpoint, made while all was finite, stays.
+        """
+        training, method, accelerator = self.training, self.method, self.accelerator
+        torch.manual_seed(training.seed + 7919 * accelerator.process_index)
+        method.batch_statistics = training.batch_statistics
+        method.setup(len(self.task.source_train), len(self.task.target_train))
+        method.to(accelerator.device)
+        if training.channels_last and self.task.kind == "image":
+            method.network.to(memory_format=torch.channels_last)
+        if training.compile:
+            method.network.backbone.compile()
+        method.train()
+        # The optimiser is made after the move, over the parameters that are trained.
+        bare = make_optimizer(method, training)
+        if self.path is not None and self.path.exists():
+            self._restore(bare)
+        model, optimizer = accelerator.prepare(method, bare)
+        own = {id(p) for p in method.network.parameters()}
+        parts = (
+            [p for p in method.network.parameters() if p.requires_grad],
+            [p for p in method.parameters() if id(p) not in own and p.requires_grad],
+        )
+        window = _Window()
+        started = time.perf_counter() - (self.history["seconds"][-1] if self.history else 0.0)
+        batches = self._batches()
+        for step in range(self.step, training.steps):
+            progress = step / training.steps
+            if method.refreshes and self._refresh_due(step):
+                self._refresh(progress)
+            factor = training.lr_factor(progress)
+            for group in bare.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            for micro in range(training.accumulate):
+                last = micro == training.accumulate - 1
+                with nullcontext() if last else accelerator.no_sync(model):
+                    losses = model(self._place(next(batches)))
+                    total = losses.total
+                    if training.accumulate > 1:
+                        total = total / training.accumulate
+                    accelerator.backward(total)
+                window.add(losses.terms, losses.weights)
+            if training.clip is not None:
+                accelerator.unscale_gradients(optimizer)
+                for part in parts:
+                    if part:
+                        nn.utils.clip_grad_norm_(part, training.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            method.after_step(progress)
+            self.step = step + 1
+            if self.step % training.log_every == 0 or self.step == training.steps:
+                self._log(window, bare, time.perf_counter() - started, on_log)
+                self._maybe_save(bare)
+        network = method.adapted()
+        broken = [n for n, p in network.named_parameters() if not torch.isfinite(p).all()]
+        if broken:
+            raise self._diverged(f"the weights of {broken[0]}", self.step)
+        network.eval()
+        return network
+
+    def _batches(self) -> Any:
+        training, method = self.training, self.method
+        stream = BatchStream(
+            self.task.source_train if method.needs_source else None,
+            self.task.target_train if method.needs_target else None,
+            self.views,
+            batch_size_s=training.batch_size,
+            batch_size_t=training.target_batch_size or training.batch_size,
+            strong=method.needs_strong,
+            seed=training.seed,
+            steps=training.steps,
+            accumulate=training.accumulate,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        cuda = self.accelerator.device.type == "cuda"
+        return batch_loader(stream, self.step * training.accumulate, training.workers, cuda)
+
+    def _place(self, batch: Batch) -> Batch:
+        device = self.accelerator.device
+        return batch if device.type == "cpu" else batch.to(device)
+
+    def _refresh_due(self, step: int) -> bool:
+        steps, times = self.training.steps, min(self.method.refreshes, self.training.steps)
+        return step == 0 or step * times // steps != (step - 1) * times // steps
+
+    def _refresh(self, progress: float) -> None:
+        target = outputs_of(
+            self.method.network, self.task.target_train, self.views, device=self.accelerator.device
+        )
+        place = self.accelerator.device
+        self.method.refresh(TargetView(target.logits.to(place), target.z.to(place)), progress)
+
+    def _log(
+        self,
+        window: _Window,
+        optimizer: torch.optim.Optimizer,
+        seconds: float,
+        on_log: Callable[[Log], None] | None,
+    ) -> None:
+        losses = window.close()
+        lr = max(float(group["lr"]) for group in optimizer.param_groups)
+        point = {"step": float(self.step), "seconds": seconds, "lr": lr}
+        point |= {f"loss/{name}": value for name, value in losses.items()}
+        point |= {f"weight/{name}": value for name, value in window.weights.items()}
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss term {name!r}", self.step)
+        for name, value in point.items():
+            self.history.setdefault(name, []).append(value)
+        if on_log is not None and self.accelerator.is_main_process:
+            on_log(Log(self.step, self.training.steps, losses, window.weights, lr, seconds))
+
+    def _diverged(self, what: str, step: int) -> DomadaptError:
+        first = max(0, step - self.training.log_every)
+        kept = (
+            f"The checkpoint of step {self._saved} is kept at {self.path}. " if self._saved else ""
+        )
+        return DomadaptError(
+            f"Training of {self.method.name} stopped: {what} became NaN or infinite between steps "
+            f"{first} and {step}. {kept}Lower the learning rate (now {self.training.lr:g}), set "
+            "clip=1, or lower that term's weight."
+        )
+
+    def _maybe_save(self, optimizer: torch.optim.Optimizer) -> None:
+        every = self.training.checkpoint_every
+        if self.path is None or not every or self.step // every == self._saved // every:
+            return
+        self._saved = self.step
+        if not self.accelerator.is_main_process:
+            return
+        state = {f"method/{k}": v for k, v in checkpoint.module_state(self.method).items()}
+        tensors, plain = checkpoint.optimizer_state(optimizer)
+        state |= {f"optimizer/{k}": v for k, v in tensors.items()}
+        state["random/cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            state["random/cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        scaler = self.accelerator.scaler
+        about = {
+            "key": self.key,
+            "method": self.method.name,
+            "step": self.step,
+            "history": self.history,
+            "optimizer": plain,
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "training": asdict(self.training),
+        }
+        checkpoint.save_tensors(self.path, state, about)
+
+    def _restore(self, optimizer: torch.optim.Optimizer) -> None:
+        assert self.path is not None
+        tensors, about = checkpoint.load_tensors(self.path)
+        if about["key"] != self.key or about["method"] != self.method.name:
+            raise DomadaptError(
+                f"{self.path} was made with other settings or other data; resume with the same, or "
+                "choose another folder."
+            )
+        parts: dict[str, dict[str, Tensor]] = {"method": {}, "optimizer": {}, "random": {}}
+        for name, value in tensors.items():
+            where, _, key = name.partition("/")
+            parts[where][key] = value
+        checkpoint.load_module_state(self.method, parts["method"], self.path)
+        checkpoint.load_optimizer_state(optimizer, parts["optimizer"], about["optimizer"])
+        torch.set_rng_state(parts["random"]["cpu"])
+        if "cuda" in parts["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(parts["random"]["cuda"], self.accelerator.device)
+        if about["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(about["scaler"])
+        self.history = about["history"]
+        self.step = self._saved = about["step"]
