@@ -7,6 +7,7 @@ name marks every result that used it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -344,6 +345,28 @@ class Task:
             f"target {len(self.target_train)}, test {len(self.target_test)})"
         )
 
+    def mapped(self, f: Callable[[Domain], Domain]) -> Task:
+        """The same splits and labels over other inputs, such as cached features.
+
+        `f` is called once per distinct domain (source, target, separate test set) and returns one
+        of the same length, in the same order.
+        """
+        made: dict[int, Domain] = {}
+
+        def over(split: Split) -> Split:
+            old = split.domain
+            if id(old.samples) not in made:
+                made[id(old.samples)] = f(old)
+            new = dataclasses.replace(made[id(old.samples)], name=old.name, ids=old.ids)
+            return dataclasses.replace(split, domain=new)
+
+        task = copy.copy(self)
+        task.source_train, task.source_val = over(self.source_train), over(self.source_val)
+        task.target_train, task.target_test = over(self.target_train), over(self.target_test)
+        task.kind = task.source_train.domain.kind
+        task.augment = task.source_train.domain.augment
+        return task
+
     def oracle(self) -> Oracle:
         """The one marked door to target labels: for `target_only` and oracle selection.
 
@@ -351,6 +374,7 @@ class Task:
         scored on it. In a transductive task they are 60, 20 and 20 percent of the target.
         """
         target, test, number, seed = self.__oracle
+        inputs, test_inputs = self.target_train.domain, self.target_test.domain
         labels = self._target_labels(target, number, "unscored")
         if labels is None:
             raise DomadaptError(f"The target {target.name!r} has no labels: there is no oracle.")
@@ -375,9 +399,9 @@ class Task:
                 raise DomadaptError(f"The test set {test.name!r} has no labels.")
             test_index, test_labels = np.flatnonzero(kept >= 0), kept
         return Oracle(
-            split("target_train", target, labels, train),
-            split("target_val", target, labels, val),
-            split("target_test", test, test_labels, test_index),
+            split("target_train", inputs, labels, train),
+            split("target_val", inputs, labels, val),
+            split("target_test", test_inputs, test_labels, test_index),
         )
 
     def _labels_for_evaluate(self) -> np.ndarray | None:

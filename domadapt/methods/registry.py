@@ -112,13 +112,13 @@ class Setting:
     help: str = ""
 
 
-def settings_of(cls: type[Any]) -> dict[str, Setting]:
-    """The keyword-only arguments of a class's ``__init__``, with their types, defaults and help."""
+def settings_of(cls: type[Any], keyword_only: bool = True) -> dict[str, Setting]:
+    """The (keyword-only) arguments of a class's ``__init__``: types, defaults and help."""
     hints = typing.get_type_hints(cls.__init__)
     text = inspect.getdoc(cls) or ""
     found = {}
     for p in inspect.signature(cls.__init__).parameters.values():
-        if p.kind is not p.KEYWORD_ONLY:
+        if p.name == "self" or (keyword_only and p.kind is not p.KEYWORD_ONLY):
             continue
         said = re.search(rf"^ +{p.name}: (.+(?:\n {{5,}}.+)*)", text, re.MULTILINE)
         help_ = " ".join(said[1].split()) if said else ""

@@ -1,0 +1,314 @@
+"""`Plan`: everything that is fixed before training, the same for every candidate of a run."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from domadapt.backbones import Backbone, build_backbone, default_backbone, preprocessing_of
+from domadapt.checkpoint import write_atomically
+from domadapt.data.arrays import ArraySamples
+from domadapt.data.views import Preprocessing, Views, make_views
+from domadapt.defaults import BOTTLENECK, BackboneKind
+from domadapt.errors import DomadaptError
+from domadapt.inference import inputs_of, to_device
+from domadapt.network import Network, Normalize, width_of
+from domadapt.task import Domain, Inputs, Split, Task
+
+#: Samples of the source from which the inputs' mean and spread are taken.
+STATISTICS_SAMPLES = 2048
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a person says of the model.
+
+    Attributes:
+        name: a backbone's name (`domadapt list models`), ``path.py:function``, or "module" for an
+            `nn.Module` given in Python; None takes the default of the kind of data.
+        weights: pre-trained weights of the backbone: a file, or a hub name such as ``DEFAULT``.
+        checkpoint: a trained classifier of that architecture, head included.
+        head: the dotted name of the head within a whole classifier.
+        freeze: keep the backbone as it is, compute its features once, and adapt what follows.
+        bottleneck: width of a layer between backbone and head; 0 for none, None for the default.
+        image_size: height and width that images are brought to; None leaves it to the backbone.
+        augment: name of the augmentation; None takes the data's own.
+    """
+
+    name: str | None = None
+    weights: str | None = None
+    checkpoint: str | None = None
+    head: str | None = None
+    freeze: bool = False
+    bottleneck: int | None = None
+    image_size: int | None = None
+    augment: str | None = None
+
+    def __post_init__(self) -> None:
+        for what in ("bottleneck", "image_size"):
+            value = getattr(self, what)
+            if value is not None and value < (0 if what == "bottleneck" else 1):
+                raise DomadaptError(f"{what} must be a positive number; got {value}.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every candidate of a run shares.
+
+    Attributes:
+        spec: the model as asked for, its name filled in.
+        kind: the kind of backbone, which decides the defaults of training.
+        task, views: what is trained on; of cached features where the backbone is frozen.
+        make_network: a fresh network for `task` from a seed; the same seed gives the same weights.
+        compose: the whole network for raw inputs from a trained one (the same one unless frozen).
+        input_views: how raw samples become inputs of the whole network.
+        example: a small batch of such inputs.
+    """
+
+    spec: ModelSpec
+    kind: BackboneKind
+    task: Task
+    views: Views
+    make_network: Callable[[int], Network]
+    compose: Callable[[Network], Network]
+    input_views: Views
+    example: Inputs
+
+
+def views_for(task: Task, spec: ModelSpec, preprocessing: Preprocessing | None) -> Views:
+    """The views of a task's raw samples for a model."""
+    if spec.image_size is not None:
+        size = (spec.image_size, spec.image_size)
+        preprocessing = replace(preprocessing or Preprocessing(), size=size, resize=None)
+    scale = None
+    if task.kind in ("vector", "series"):
+        plain = make_views(task.kind, "none", None)
+        scale = _statistics(task.source_train, plain)[1]
+    return make_views(task.kind, spec.augment or task.augment, preprocessing, scale=scale)
+
+
+def _statistics(split: Split, views: Views) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation by channel of a sample of the source (never of the target)."""
+    n = min(len(split), STATISTICS_SAMPLES)
+    some = np.unique(np.linspace(0, len(split) - 1, n).astype(int))
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for start in range(0, len(some), 128):
+        x = views.evaluation(split.fetch(some[start : start + 128]))
+        if not isinstance(x, Tensor):
+            raise DomadaptError("Only inputs that are tensors have a mean.")
+        flat = x.double().transpose(0, 1).flatten(1)
+        count += flat.shape[1]
+        total = total + flat.sum(1)
+        squares = squares + flat.square().sum(1)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    # A feature that never varies has no scale of its own.
+    return mean.float(), torch.where(std > 1e-6, std, torch.ones_like(std)).float()
+
+
+def _bottleneck(width: int, wanted: int | None) -> tuple[nn.Module | None, int]:
+    if not wanted:
+        return None, width
+    layers = nn.Sequential(nn.Linear(width, wanted), nn.BatchNorm1d(wanted), nn.ReLU())
+    return layers, wanted
+
+
+def make_plan(
+    task: Task,
+    spec: ModelSpec,
+    module: nn.Module | None = None,
+    cache: Path | None = None,
+    device: torch.device | None = None,
+) -> Plan:
+    """Decide on views and network for a task, and compute the features of a frozen backbone.
+
+    Args:
+        task: the task over raw samples.
+        spec: the model.
+        module: a backbone or `Network` given in Python.
+        cache: folder for the features of a frozen backbone; None keeps them in memory.
+        device: where a frozen backbone computes them.
+    """
+    if module is not None:
+        return _plan(task, replace(spec, name="module"), _given(module), cache, device)
+    if spec.name is None:
+        shown = make_views(task.kind, "none", None).evaluation(task.source_train.fetch([0]))
+        spec = replace(spec, name=default_backbone(task.kind, shown))
+    assert spec.name is not None
+    name = spec.name
+
+    def build(example: Inputs) -> Backbone:
+        return build_backbone(
+            name,
+            example,
+            weights=spec.weights,
+            checkpoint=None if spec.checkpoint is None else Path(spec.checkpoint),
+            n_classes=task.n_classes,
+            head=spec.head,
+        )
+
+    return _plan(task, spec, build, cache, device)
+
+
+def _given(module: nn.Module) -> Callable[[Inputs], Backbone]:
+    def build(example: Inputs) -> Backbone:
+        own = copy.deepcopy(module)
+        if isinstance(own, Network):
+            return Backbone(own, own.head, None, "pretrained", None)
+        return Backbone(own, None, None, "scratch", None)
+
+    return build
+
+
+def _plan(
+    task: Task,
+    spec: ModelSpec,
+    build: Callable[[Inputs], Backbone],
+    cache: Path | None,
+    device: torch.device | None,
+) -> Plan:
+    preprocessing = None
+    if spec.name != "module" and spec.name is not None:
+        preprocessing = preprocessing_of(spec.name, spec.weights)
+    views = views_for(task, spec, preprocessing)
+    example = views.evaluation(task.source_train.fetch([0, 1]))
+    normalize = None
+    if preprocessing is not None and preprocessing.mean is not None:
+        assert preprocessing.std is not None
+        normalize = Normalize(torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std))
+    elif task.kind != "text":
+        normalize = Normalize(*_statistics(task.source_train, views))
+
+    def raw_network(seed: int) -> tuple[Network, BackboneKind]:
+        torch.manual_seed(seed)
+        made = build(example)
+        if isinstance(made.module, Network):
+            return _check_head(made.module, task), made.kind
+        width = width_of(made.module, example)
+        wanted = spec.bottleneck
+        if made.head is not None:
+            # A trained head expects the features as they are.
+            return _check_head(
+                Network(made.module, made.head, None, copy.deepcopy(normalize)), task
+            ), made.kind
+        if wanted is None:
+            wanted = BOTTLENECK["frozen"] if spec.freeze else made.bottleneck
+        bottleneck, out = _bottleneck(width, wanted)
+        head = nn.Linear(out, task.n_classes)
+        return Network(made.module, head, bottleneck, copy.deepcopy(normalize)), made.kind
+
+    if not spec.freeze:
+        return Plan(
+            spec,
+            raw_network(0)[1],
+            task,
+            views,
+            lambda seed: raw_network(seed)[0],
+            lambda network: network,
+            views,
+            example,
+        )
+
+    whole = raw_network(0)[0].eval().requires_grad_(False)
+    if device is not None:
+        whole.to(device)
+    features = task.mapped(lambda domain: _features(domain, whole, views, cache))
+    plain = make_views("vector", "none", None)
+    mean, std = _statistics(features.source_train, plain)
+    # One scale for all features: theirs are comparable already, and rare ones are not blown up.
+    common = torch.full_like(std, float(std.square().mean().sqrt()))
+    feature_views = make_views("vector", features.augment, None, scale=std)
+
+    def head_network(seed: int) -> Network:
+        full, _ = raw_network(seed)
+        return Network(nn.Identity(), full.head, full.bottleneck, Normalize(mean, common))
+
+    def compose(network: Network) -> Network:
+        after = nn.Sequential(network.normalize, network.bottleneck)
+        return Network(
+            copy.deepcopy(whole.backbone).cpu(),
+            network.head,
+            after,
+            copy.deepcopy(whole.normalize).cpu(),
+        ).eval()
+
+    return Plan(spec, "frozen", features, feature_views, head_network, compose, views, example)
+
+
+def _check_head(network: Network, task: Task) -> Network:
+    if network.n_classes != task.n_classes:
+        raise DomadaptError(
+            f"The model's head has {network.n_classes} classes, and the source has "
+            f"{task.n_classes} ({', '.join(task.class_names)}); both must be the same classes in "
+            "the same order."
+        )
+    return network
+
+
+@torch.no_grad()
+def _features(domain: Domain, network: Network, views: Views, cache: Path | None) -> Domain:
+    """The domain's features under a frozen backbone, with the evaluation view, computed once."""
+    everything = Split("all", domain, np.arange(len(domain)))
+    device = next(network.parameters()).device
+    path = None
+    if cache is not None:
+        path = cache / f"features-{_identity(domain, network)}.npy"
+    if path is None or not path.exists():
+        parts = []
+        for x in inputs_of(everything, views, 64):
+            z = network.backbone(network.normalize(to_device(x, device)))
+            parts.append((z.flatten(2).mean(2) if z.ndim > 2 else z).float().cpu())
+        z = torch.cat(parts)
+        if path is None:
+            return _feature_domain(domain, ArraySamples(z))
+
+        def write(p: Path) -> None:
+            with p.open("wb") as f:
+                np.save(f, z.numpy(), allow_pickle=False)
+
+        write_atomically(path, write)
+    return _feature_domain(domain, ArraySamples(np.load(path, mmap_mode="r", allow_pickle=False)))
+
+
+def _feature_domain(domain: Domain, samples: ArraySamples) -> Domain:
+    return Domain(domain.name, samples, kind="vector", augment="features", ids=domain.ids)
+
+
+def _identity(domain: Domain, network: Network) -> str:
+    """A hash of a domain's samples (some of them) and of a network's weights."""
+    digest = hashlib.sha256(f"{domain.name}:{len(domain)}".encode())
+    some = np.unique(np.linspace(0, len(domain) - 1, 32).astype(int)).tolist()
+    raw = domain.samples.__getitems__(some)
+    for x in raw.values() if isinstance(raw, dict) else raw:
+        digest.update(x.contiguous().numpy().tobytes())
+    for value in network.backbone.state_dict().values():
+        digest.update(
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            if value.ndim
+            else str(value.item()).encode()
+        )
+    return digest.hexdigest()[:16]
+
+
+def keep_source(spec: ModelSpec, folder: Path) -> dict[str, str]:
+    """Copy a person's own backbone file into the run; returns its name there and its hash."""
+    if spec.name is None or ".py" not in spec.name:
+        return {}
+    file = Path(spec.name.rpartition(":")[0] or spec.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, folder / file.name)
+    return {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def spec_dict(spec: ModelSpec) -> dict[str, Any]:
+    """The spec as plain values for JSON."""
+    return asdict(spec)
