@@ -1,0 +1,327 @@
+"""`adapt`: from a task to an adapted model, its report and its folder."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from domadapt import checkpoint
+from domadapt.defaults import training_for
+from domadapt.errors import DomadaptError
+from domadapt.evaluation import Outputs, confidence, domain_shift, evaluate, labels_for_plot
+from domadapt.export import export_onnx, export_pt2
+from domadapt.inference import outputs_of
+from domadapt.methods import build_method, method_settings
+from domadapt.network import Network
+from domadapt.report.embedding import embedding
+from domadapt.report.page import render
+from domadapt.report.report import BASELINE, Candidate, Report, describe, versions
+from domadapt.runs.candidate import Progress, Trained, train_candidate
+from domadapt.runs.plan import ModelSpec, Plan, keep_source, make_plan, spec_dict
+from domadapt.runs.saved import (
+    CONFIG,
+    CONFIG_SCHEMA,
+    EXPORT,
+    MODEL,
+    PAGE,
+    PREDICTIONS,
+    REPORT,
+    describe_layers,
+    prediction_table,
+)
+from domadapt.selection.validators import label_free
+from domadapt.task import Domain, Split, Task
+from domadapt.trainer import make_accelerator
+
+#: The method where none is named.
+DEFAULT_METHOD = "mcc"
+#: Features kept per domain for shift measures and t-SNE.
+MAX_FEATURES = 2000
+
+
+class Adapted(NamedTuple):
+    """The adapted network, a plain module in evaluation mode, and the run's report."""
+
+    network: Network
+    report: Report
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A candidate with what its network says of the splits."""
+
+    candidate: Candidate
+    network: Network
+    predictions: dict[str, Tensor]
+
+
+def adapt(
+    task: Task | str | tuple[Domain, Domain],
+    model: str | nn.Module | None = None,
+    method: str = DEFAULT_METHOD,
+    *,
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    checkpoint_file: str | Path | None = None,
+    head: str | None = None,
+    freeze: bool = False,
+    bottleneck: int | None = None,
+    image_size: int | None = None,
+    augment: str | None = None,
+    seed: int = 0,
+    export: Sequence[str] = ("pt2",),
+    resume: bool = False,
+    look: bool = True,
+    progress: Progress | None = None,
+    command: str | None = None,
+) -> Adapted:
+    """Adapt a model to unlabelled target data.
+
+    Two models are trained from the same initial weights with the same data order, augmentation
+    and number of steps: `source_only`, which never sees a target sample, and `method`. The last
+    step is kept, not the best. Target labels, if there are any, are read once, after training, to
+    score `target_test`.
+
+    Args:
+        task: a `Task`, a pair of domains, or a name such as ``"digits:printed->handwritten"``.
+        model: a backbone's name, ``"path.py:function"``, a backbone module that returns features,
+            or a `Network`. None takes the default of the kind of data.
+        method: a method's name, a combination (``"dann+mcc"``), or ``"path.py"``.
+        out: folder for the run (model, report, predictions, export); None writes nothing.
+        settings: the method's own settings; of a combination as ``"part.setting"``.
+        training: settings of `Training` that differ from the default of the kind of backbone.
+        weights: pre-trained weights of a named backbone: a file, or ``"DEFAULT"`` from a hub.
+        checkpoint_file: a trained classifier of the named architecture, head included.
+        head: the dotted name of the head within a whole classifier.
+        freeze: adapt on features that the backbone computes once.
+        bottleneck: width of the layer between backbone and head; 0 for none.
+        image_size: side that images are brought to.
+        augment: the augmentation, where the data's own is not wanted.
+        seed: of weights, order, augmentation and dropout.
+        export: what to write beside the weights: ``"pt2"``, ``"onnx"``.
+        resume: go on with the run in `out`.
+        look: compute t-SNE maps and measures of shift for the report.
+        progress: is told of stages and losses.
+        command: what repeats the run, for the report.
+
+    Raises:
+        DomadaptError: a setting, file or label that cannot be used; it says which and what to do.
+    """
+    task = _as_task(task)
+    folder = None if out is None else Path(out)
+    name = model if isinstance(model, str) else None
+    module = model if isinstance(model, nn.Module) else None
+    spec = ModelSpec(
+        name,
+        weights,
+        None if checkpoint_file is None else str(checkpoint_file),
+        head,
+        freeze,
+        bottleneck,
+        image_size,
+        augment,
+    )
+    method_settings(method)
+    unknown_exports = sorted(set(export) - {"pt2", "onnx"})
+    if unknown_exports:
+        raise DomadaptError(f"export takes 'pt2' and 'onnx'; got {unknown_exports[0]!r}.")
+    if folder is not None and not resume and (folder / "candidates").exists():
+        raise DomadaptError(
+            f"{folder} already holds a run; choose another folder, or go on with it (resume)."
+        )
+    overrides = {**(training or {}), "seed": seed}
+    device = make_accelerator(training_for("scratch", overrides)).device
+    if progress is not None:
+        progress.stage("preparing data", 0)
+    cache = None if folder is None else folder / "cache"
+    plan = make_plan(task, spec, module, cache, device)
+    how = training_for(plan.kind, overrides)
+    # A wrong setting is refused before anything is trained.
+    build_method(method, plan.make_network(seed), settings)
+
+    wanted = [(BASELINE, {})] if method == BASELINE else [(BASELINE, {}), (method, settings or {})]
+    trained = []
+    for one, given in wanted:
+        place = None if folder is None else folder / "candidates" / _folder_name(one)
+        trained.append(train_candidate(plan, one, dict(given), how, place, progress))
+    if progress is not None:
+        progress.stage("measuring", 0)
+    measured = [_measure(t, plan, device, seed, look) for t in trained]
+    chosen = measured[-1]
+    report = Report(
+        task=describe(task),
+        chosen=chosen.candidate.name,
+        candidates=[m.candidate for m in measured],
+        model={
+            "backbone": plan.spec.name,
+            "parameters": sum(p.numel() for p in chosen.network.parameters()),
+            "input": _shape(plan),
+            **{k: v for k, v in spec_dict(plan.spec).items() if k != "name"},
+        },
+        training=asdict(how),
+        method=dict(trained[-1].settings),
+        versions=versions(),
+        seed=seed,
+        command=command,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        warnings=_warnings(trained, measured, task),
+    )
+    if folder is not None and _is_main():
+        if progress is not None:
+            progress.stage("writing the report", 0)
+        _save(folder, plan, task, chosen, report, export)
+    return Adapted(chosen.network, report)
+
+
+def _as_task(task: Task | str | tuple[Domain, Domain]) -> Task:
+    if isinstance(task, str):
+        from domadapt.data import load_task
+
+        return load_task(task)
+    if isinstance(task, tuple):
+        return Task(*task)
+    if not isinstance(task, Task):
+        raise DomadaptError(
+            "adapt takes a Task, a pair of domains or a task's name; got "
+            f"{type(task).__name__}. Make one: Task(from_arrays(x_s, y_s), from_arrays(x_t))."
+        )
+    return task
+
+
+def _folder_name(method: str) -> str:
+    return "".join(c if c.isalnum() or c in "+_-" else "_" for c in Path(method).name)
+
+
+def _is_main() -> bool:
+    from accelerate.state import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+def _shape(plan: Plan) -> list[int]:
+    if not isinstance(plan.example, Tensor):
+        return []
+    return list(plan.example.shape[1:])
+
+
+def _measure(
+    trained: Trained,
+    plan: Plan,
+    device: torch.device,
+    seed: int,
+    look: bool,
+) -> _Measured:
+    task, views, network = plan.task, plan.views, trained.network.to(device)
+
+    def says(split: Split) -> Outputs:
+        return outputs_of(network, split, views, device=device, max_features=MAX_FEATURES)
+
+    source_val, test = says(task.source_val), says(task.target_test)
+    predictions = {"target_test": test.logits.softmax(1)}
+    if not task.transductive:
+        predictions = {"target_train": says(task.target_train).logits.softmax(1)} | predictions
+    scores = evaluate(task, test)
+    at_hand = labels_for_plot(task, range(len(task.target_test))) if look else None
+    candidate = Candidate(
+        name=trained.name,
+        method=trained.method,
+        settings=trained.settings,
+        history=trained.history,
+        seconds=trained.seconds,
+        label_free=label_free(source_val, test),
+        target=None if scores is None else scores.to_dict(),
+        shift=domain_shift(source_val.z, test.z, seed) if look else {},
+        confidence={"source_val": confidence(source_val), "target": confidence(test)},
+        embedding=embedding(source_val, test, at_hand, seed) if look else None,
+    )
+    return _Measured(candidate, plan.compose(network.cpu()).eval(), predictions)
+
+
+def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> list[str]:
+    """What a reader must not miss, from evidence that needs no target label."""
+    said = []
+    before, after = measured[0].candidate.label_free, measured[-1].candidate.label_free
+    name = trained[-1].name
+    if len(measured) > 1:
+        drop = before["source_val_accuracy"] - after["source_val_accuracy"]
+        if drop > 0.05:
+            said.append(
+                f"{name} lost {100 * drop:.0f} points of accuracy on the source's validation "
+                "samples: it may have unlearnt the task."
+            )
+        if after["effective_classes"] < 0.5 * before["effective_classes"]:
+            said.append(
+                f"{name} predicts {after['effective_classes']:.1f} classes in effect, source_only "
+                f"{before['effective_classes']:.1f}: it may have collapsed."
+            )
+    if trained[-1].trains_on_confidence:
+        said.append(
+            f"{name} trains on its own confidence: high probabilities say little about how often "
+            "it is right."
+        )
+    if not task.has_test_labels:
+        said.append(
+            "The target has no labels: whether adapting helped cannot be measured here. Label a "
+            "few dozen random target samples and run `domadapt evaluate`."
+        )
+    return said
+
+
+def _save(
+    folder: Path,
+    plan: Plan,
+    task: Task,
+    chosen: _Measured,
+    report: Report,
+    export: Sequence[str],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    network = chosen.network
+    checkpoint.save_tensors(
+        folder / MODEL, checkpoint.module_state(network), {"class_names": list(task.class_names)}
+    )
+    if "pt2" in export or plan.spec.name == "module":
+        checkpoint.write_atomically(folder / EXPORT, lambda p: export_pt2(network, plan.example, p))
+    if "onnx" in export:
+        checkpoint.write_atomically(
+            folder / "model.onnx", lambda p: export_onnx(network, plan.example, p)
+        )
+    tables = []
+    for split in (task.target_train, task.target_test):
+        if split.name in chosen.predictions:
+            p = chosen.predictions[split.name]
+            table = prediction_table(split.ids(), p, task.class_names)
+            table.insert(1, "split", split.name)
+            tables.append(table)
+    csv = pd.concat(tables).to_csv(index=False)
+    checkpoint.write_text(folder / PREDICTIONS, csv)
+    checkpoint.write_text(folder / REPORT, report.to_json())
+    checkpoint.write_text(folder / PAGE, render(report))
+    config = {
+        "schema": CONFIG_SCHEMA,
+        "kind": task.kind,
+        "task": task.name,
+        "class_names": list(task.class_names),
+        "model": {
+            "spec": spec_dict(plan.spec),
+            "input": _shape(plan),
+            "layers": describe_layers(network) if plan.spec.name != "module" else None,
+            **keep_source(plan.spec, folder / "source"),
+        },
+        "views": plan.input_views.config(),
+        "method": {"name": report.candidates[-1].method, "settings": report.method},
+        "training": report.training,
+        "seed": report.seed,
+        "versions": report.versions,
+    }
+    # Written last: a folder that has it is a finished run.
+    checkpoint.write_json(folder / CONFIG, config)

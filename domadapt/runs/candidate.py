@@ -1,0 +1,138 @@
+"""One trained model of a run: trained once, resumed exactly, never trained again."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from domadapt import checkpoint
+from domadapt.methods import build_method
+from domadapt.methods.registry import method_class
+from domadapt.network import Network
+from domadapt.runs.plan import Plan, spec_dict
+from domadapt.trainer import History, Log, Trainer, Training
+
+#: Files of a candidate's folder.
+WEIGHTS, STATE, RESULT = "model.safetensors", "checkpoint.safetensors", "result.json"
+
+
+class Progress(Protocol):
+    """What a run tells while it works."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """A part of the run begins; `steps` is 0 where its length is unknown."""
+
+    def log(self, point: Log) -> None:
+        """A point of the learning curves of the part under way."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A candidate after training: the network that `Plan.task` is for, and how it came about."""
+
+    name: str
+    method: str
+    settings: dict[str, Any]
+    network: Network
+    history: History
+    seconds: float
+    trains_on_confidence: bool
+
+
+def method_source_hash(spec: str) -> str:
+    """A hash of the source files of a method, so that a changed method is another cell."""
+    digest = hashlib.sha256()
+    for name in spec.split("+"):
+        digest.update(Path(inspect.getfile(method_class(name))).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def candidate_key(plan: Plan, method: str, settings: Mapping[str, Any], training: Training) -> str:
+    """The hash of all that decides a candidate's weights on one machine."""
+    # Where and how often is logged, and by how many workers data come, changes no weight.
+    idle = ("workers", "checkpoint_every", "device")
+    said = {
+        "method": method,
+        "source": method_source_hash(method),
+        "settings": dict(settings),
+        "training": {k: v for k, v in asdict(training).items() if k not in idle},
+        "model": spec_dict(plan.spec),
+        "views": plan.views.config(),
+        "data": plan.task.fingerprint(),
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def train_candidate(
+    plan: Plan,
+    method: str,
+    settings: Mapping[str, Any],
+    training: Training,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train one method from the seed's initial network, or take up what its folder holds.
+
+    The folder ends with the weights and ``result.json``, written last: a candidate that has it is
+    finished. Before that it may hold a checkpoint, from which training goes on.
+    """
+    network = plan.make_network(training.seed)
+    built = build_method(method, network, settings)
+    name = built.name
+    key = candidate_key(plan, method, settings, training) if folder is not None else ""
+    if progress is not None:
+        progress.stage(name, training.steps)
+    if folder is not None and (folder / RESULT).exists():
+        result = checkpoint.read_json(folder / RESULT)
+        if result["key"] == key:
+            state, _ = checkpoint.load_tensors(folder / WEIGHTS)
+            checkpoint.load_module_state(network, state, folder / WEIGHTS)
+            return Trained(
+                name,
+                method,
+                dict(settings),
+                network.eval(),
+                result["history"],
+                result["seconds"],
+                built.trains_on_confidence,
+            )
+    trainer = Trainer(
+        built,
+        plan.task,
+        plan.views,
+        training,
+        checkpoint_path=None if folder is None else folder / STATE,
+        key=key,
+    )
+    adapted = trainer.fit(None if progress is None else progress.log)
+    adapted = adapted.cpu()
+    seconds = trainer.history["seconds"][-1]
+    if folder is not None and trainer.accelerator.is_main_process:
+        checkpoint.save_tensors(folder / WEIGHTS, checkpoint.module_state(adapted), {"key": key})
+        result = {
+            "key": key,
+            "method": method,
+            "settings": dict(settings),
+            "seconds": seconds,
+            "history": trainer.history,
+        }
+        checkpoint.write_json(folder / RESULT, result)
+        (folder / STATE).unlink(missing_ok=True)
+    trainer.accelerator.wait_for_everyone()
+    return Trained(
+        name,
+        method,
+        dict(settings),
+        adapted,
+        trainer.history,
+        seconds,
+        built.trains_on_confidence,
+    )
