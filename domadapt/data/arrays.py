@@ -321,7 +321,7 @@ def from_npz(
             return from_arrays(x, name=name or path.stem, kind=kind, augment=augment)
         with np.load(path, allow_pickle=False) as file:
             keys = list(file.files)
-            ends = (f"_{part}", "")
+            ends = [f"_{part}", ""]
             x_key = _first(keys, ("x", "X", "features", "data", "images"), ends)
             if x_key is None:
                 raise DomadaptError(
@@ -329,7 +329,7 @@ def from_npz(
                     f"x_{part}; it holds {', '.join(keys) or 'nothing'}. Rename the array."
                 )
             # Inputs of one part go with labels of the same part only.
-            ends = (x_key[-len(part) - 1 :],) if x_key.endswith(f"_{part}") else ("",)
+            ends = [f"_{part}" if x_key.endswith(f"_{part}") else ""]
             y_key = _first(keys, ("y", "Y", "label", "labels", "target", "targets"), ends)
             names_key = _first(keys, ("classes", "class_names"), ("",))
             if group_key is not None and group_key not in keys:
@@ -539,7 +539,9 @@ def _targets(dataset: Any) -> np.ndarray | None:
         return None if whole is None else whole[np.asarray(dataset.indices)]
     targets = getattr(dataset, "targets", None)
     # A data set may change its targets as it yields them; then these are not what it yields.
-    if targets is None or len(targets) != len(dataset) or getattr(dataset, "target_transform", 0):
+    if targets is None or len(targets) != len(dataset):
+        return None
+    if getattr(dataset, "target_transform", None):
         return None
     return label_array(targets)
 
