@@ -10,8 +10,8 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from domadapt.errors import unknown
-from domadapt.methods.registry import Setting, parse_setting, settings_of
-from domadapt.trainer import Training
+from domadapt.settings import Setting, parse_setting, settings_of
+from domadapt.training import Training
 
 BackboneKind = Literal["scratch", "pretrained", "transformer", "frozen"]
 

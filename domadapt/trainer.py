@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -23,82 +23,7 @@ from domadapt.inference import outputs_of
 from domadapt.methods import Method, TargetView
 from domadapt.network import Network
 from domadapt.task import Batch, Task
-
-
-@dataclass(frozen=True)
-class Training:
-    """The settings of a training run, the same for every method that is compared.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: samples of each domain per step and process.
-        target_batch_size: where the target's differs; None takes `batch_size`.
-        optimizer: AdamW, or SGD with Nesterov momentum.
-        lr: learning rate of the backbone at its highest.
-        head_lr_multiple: factor on it for head, bottleneck and the method's own modules.
-        weight_decay: decoupled (adamw) or L2 (sgd), on matrices and filters only.
-        momentum: of SGD.
-        schedule: over progress p: "constant"; "cosine" (to 0); "inverse", (1 + 10 p)^-0.75 as in
-            Ganin and Lempitsky (2015).
-        warmup: share of the run over which the rate rises linearly.
-        clip: largest norm of the network's gradient, and, apart from it, of the method's own
-            modules; None does not clip.
-        accumulate: batches whose gradients are averaged into one step.
-        precision: "no", "bf16" or "fp16" mixed precision.
-        batch_statistics: BatchNorm over source and target as one batch ("joint") or in two
-            forward passes ("separate").
-        workers: processes that prepare batches; they change speed only.
-        channels_last: memory format of image networks.
-        compile: compile the backbone with torch.compile.
-        checkpoint_every: steps between checkpoints (0: none).
-        log_every: steps between two points of the learning curves and checks for NaN.
-        device: "auto", "cpu" or "cuda".
-        seed: of weights, order, augmentation and dropout.
-    """
-
-    steps: int = 1000
-    batch_size: int = 64
-    target_batch_size: int | None = None
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 1e-3
-    head_lr_multiple: float = 1.0
-    weight_decay: float = 1e-2
-    momentum: float = 0.9
-    schedule: Literal["constant", "cosine", "inverse"] = "cosine"
-    warmup: float = 0.0
-    clip: float | None = None
-    accumulate: int = 1
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    batch_statistics: Literal["joint", "separate"] = "joint"
-    workers: int = 0
-    channels_last: bool = False
-    compile: bool = False
-    checkpoint_every: int = 250
-    log_every: int = 25
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise DomadaptError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        for name in ("lr", "head_lr_multiple"):
-            if not getattr(self, name) > 0:
-                raise DomadaptError(f"{name} must be above 0; got {getattr(self, name)}.")
-        for name in ("weight_decay", "workers", "checkpoint_every", "warmup"):
-            if not getattr(self, name) >= 0:
-                raise DomadaptError(f"{name} must not be negative; got {getattr(self, name)}.")
-
-    def lr_factor(self, progress: float) -> float:
-        """The schedule's factor on every learning rate, a function of step / steps."""
-        if progress < self.warmup:
-            return (progress + 1 / self.steps) / (self.warmup + 1 / self.steps)
-        if self.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        if self.schedule == "inverse":
-            return float((1 + 10 * progress) ** -0.75)
-        return 1.0
-
+from domadapt.training import Training
 
 #: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>".
 History = dict[str, list[float]]

@@ -2,13 +2,8 @@
 
 from domadapt.methods.base import BatchOutputs, Losses, Method, TargetView
 from domadapt.methods.combine import build_method, method_settings
-from domadapt.methods.registry import (
-    Setting,
-    method_class,
-    method_names,
-    register,
-    settings_of,
-)
+from domadapt.methods.registry import method_class, method_names, register
+from domadapt.settings import Setting, settings_of
 
 __all__ = [
     "BatchOutputs",

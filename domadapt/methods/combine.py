@@ -10,8 +10,9 @@ from torch import Tensor
 
 from domadapt.errors import DomadaptError, unknown
 from domadapt.methods.base import BatchOutputs, Method, TargetView
-from domadapt.methods.registry import Setting, method_class, parse_setting, settings_of
+from domadapt.methods.registry import method_class
 from domadapt.network import Network
+from domadapt.settings import Setting, parse_setting, settings_of
 from domadapt.task import Batch
 
 

@@ -17,7 +17,8 @@ from domadapt.methods import build_method
 from domadapt.methods.registry import method_class
 from domadapt.network import Network
 from domadapt.runs.plan import Plan, spec_dict
-from domadapt.trainer import History, Log, Trainer, Training
+from domadapt.trainer import History, Log, Trainer
+from domadapt.training import Training
 
 #: Files of a candidate's folder.
 WEIGHTS, STATE, RESULT = "model.safetensors", "checkpoint.safetensors", "result.json"
