@@ -79,6 +79,7 @@ def adapt(
     augment: str | None = None,
     seed: int = 0,
     export: Sequence[str] = ("pt2",),
+    track: str | None = None,
     resume: bool = False,
     look: bool = True,
     progress: Progress | None = None,
@@ -108,6 +109,7 @@ def adapt(
         augment: the augmentation, where the data's own is not wanted.
         seed: of weights, order, augmentation and dropout.
         export: what to write beside the weights: ``"pt2"``, ``"onnx"``.
+        track: "tensorboard" or "wandb": send the learning curves there, through accelerate.
         resume: go on with the run in `out`.
         look: compute t-SNE maps and measures of shift for the report.
         progress: is told of stages and losses.
@@ -175,7 +177,7 @@ def adapt(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         warnings=_warnings(trained, measured, task),
     )
-    if folder is not None and _is_main():
+    if folder is not None and is_main():
         if progress is not None:
             progress.stage("writing the report", 0)
         _save(folder, plan, task, chosen, report, export)
@@ -201,7 +203,8 @@ def _folder_name(method: str) -> str:
     return "".join(c if c.isalnum() or c in "+_-" else "_" for c in Path(method).name)
 
 
-def _is_main() -> bool:
+def is_main() -> bool:
+    """Whether this is the process that writes files and speaks."""
     from accelerate.state import PartialState
 
     return bool(PartialState().is_main_process)

@@ -1,0 +1,521 @@
+"""The command line: thin, by typer. A person's mistake ends in one sentence and exit code 2.
+
+Flags of training are derived from `Training`, flags of a method from its signature, so that both
+are written down once. torch is imported by the commands that need it, not by ``--help``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import sys
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from domadapt.defaults import training_settings
+from domadapt.errors import DomadaptError
+
+if TYPE_CHECKING:
+    from domadapt.task import Domain, Task
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Adapt a model to unlabelled target data, know whether it helped, and see why.",
+)
+
+Metric = Literal["accuracy", "macro_f1", "per_class_mean", "auroc"]
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Image folder, CSV or Parquet table, .npz or .npy arrays, or collection:domain."
+    ),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of a table that holds the labels.", rich_help_panel="Data"),
+]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column that names who or what a row comes from; splits keep groups whole.",
+        rich_help_panel="Data",
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the catalogue's data sets; else the variable DOMADAPT_DATA.",
+        rich_help_panel="Data",
+    ),
+]
+
+
+def _say(text: str, error: bool = False) -> None:
+    from rich.console import Console
+
+    Console(stderr=error, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _load(
+    spec: str, label_column: str | None, group_column: str | None, root: Path | None, **more: Any
+) -> Domain:
+    from domadapt.data import load
+
+    return load(spec, label_column=label_column, group_column=group_column, data_root=root, **more)
+
+
+def _make_task(request: dict[str, Any]) -> Task:
+    """The task of a request: the only reading of SOURCE, TARGET and --target-test."""
+    from domadapt.task import Task
+
+    root = None if request["data_root"] is None else Path(request["data_root"])
+    columns = (request["label_column"], request["group_column"])
+    source = _load(request["source"], *columns, root, labelled=True)
+    asked = getattr(source.samples, "columns", None)
+    target = _load(request["target"], *columns, root, columns=asked)
+    test = None
+    if request["target_test"] is not None:
+        test = _load(request["target_test"], *columns, root, columns=asked)
+    return Task(source, target, target_test=test, extra_classes=request["extra_classes"])
+
+
+def _training_flags(command: Any) -> Any:
+    """Give a command one option per setting of `Training`."""
+    signature = inspect.signature(command)
+    hints = typing.get_type_hints(command, include_extras=True)
+    kept = [
+        p.replace(annotation=hints[p.name])
+        for p in signature.parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
+    taken = {p.name for p in kept}
+    for setting in training_settings().values():
+        if setting.name in taken:
+            continue
+        kind: Any = setting.type
+        if type(None) not in typing.get_args(kind) or typing.get_origin(kind) is Literal:
+            kind = kind | None if not isinstance(kind, str) else kind
+        shown = "none" if setting.default is None else setting.default
+        option = typer.Option(
+            help=f"{setting.help} (scratch default: {shown})", rich_help_panel="Training"
+        )
+        kept.append(
+            inspect.Parameter(
+                setting.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[kind, option],
+            )
+        )
+
+    def run(**given: Any) -> None:
+        command(**given)
+
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = signature.replace(
+        parameters=[  # type: ignore[attr-defined]
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept
+        ]
+    )
+    run.__annotations__ = {p.name: p.annotation for p in kept}
+    return run
+
+
+#: Values of the method's own flags, taken from the command line before typer reads the rest.
+_method_flags: dict[str, Any] = {}
+
+
+@app.command()
+@_training_flags
+def adapt(
+    source: Annotated[str | None, typer.Argument(help="Labelled source data.")] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="Target data; labels, if any, serve evaluation alone.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="Method, combination (dann+mcc), or file.py; see `list methods`.")
+    ] = "mcc",
+    model: Annotated[
+        str | None, typer.Option(help="Backbone; see `list models`. Default: by kind of data.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/first"),
+    target_test: Annotated[
+        str | None, typer.Option(help="Labelled target data to score on.", rich_help_panel="Data")
+    ] = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    data_root: DataRoot = None,
+    extra_classes: Annotated[
+        Literal["error", "unscored"],
+        typer.Option(help="Labelled target samples of unknown class.", rich_help_panel="Data"),
+    ] = "error",
+    image_size: Annotated[
+        int | None, typer.Option(help="Side images are brought to.", rich_help_panel="Data")
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="Augmentation: photo, glyph, vector, series, none. Default: the data's own.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Pre-trained weights: a file, or DEFAULT.", rich_help_panel="Model"),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Your trained classifier, head included.", rich_help_panel="Model"
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Name of the head in a whole classifier.", rich_help_panel="Model"),
+    ] = None,
+    freeze: Annotated[
+        bool,
+        typer.Option("--freeze", help="Adapt on features computed once.", rich_help_panel="Model"),
+    ] = False,
+    bottleneck: Annotated[
+        int | None,
+        typer.Option(help="Width of the layer before the head; 0: none.", rich_help_panel="Model"),
+    ] = None,
+    metric: Annotated[
+        Metric, typer.Option(help="Metric that the closing line shows.", rich_help_panel="Output")
+    ] = "accuracy",
+    export: Annotated[
+        list[str] | None,
+        typer.Option(help="pt2 (always made) or onnx.", rich_help_panel="Output"),
+    ] = None,
+    log_with: Annotated[
+        Literal["tensorboard", "wandb"] | None,
+        typer.Option(help="Send the curves to a tracker.", rich_help_panel="Output"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel="Output")
+    ] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    **training: Any,
+) -> None:
+    """Adapt a model to unlabelled target data.
+
+    Give --method X with --help for the settings of X.
+    """
+    from domadapt import checkpoint
+
+    if resume is not None:
+        others = [a for a in sys.argv[1:] if a.startswith("--") and not a.startswith("--resume")]
+        if others or source is not None:
+            given = (others or [source])[0]
+            raise DomadaptError(
+                f"--resume takes everything from the run itself; {given} cannot be changed. Start "
+                "a new run for that."
+            )
+        request = checkpoint.read_json(resume / "run.json")
+        out = resume
+    else:
+        if source is None or target is None:
+            raise DomadaptError(
+                "adapt needs SOURCE and TARGET, such as `domadapt adapt digits:printed "
+                "digits:handwritten`, or --resume FOLDER."
+            )
+        request = {
+            "command": shlex.join(["domadapt", *sys.argv[1:]]),
+            "source": source,
+            "target": target,
+            "target_test": target_test,
+            "label_column": label_column,
+            "group_column": group_column,
+            "data_root": None if data_root is None else str(data_root),
+            "extra_classes": extra_classes,
+            "arguments": {
+                "model": model,
+                "method": method,
+                "settings": dict(_method_flags),
+                "training": {k: v for k, v in training.items() if v is not None},
+                "weights": weights,
+                "checkpoint_file": None if from_ is None else str(from_),
+                "head": head,
+                "freeze": freeze,
+                "bottleneck": bottleneck,
+                "image_size": image_size,
+                "augment": augment,
+                "seed": seed,
+                "export": sorted({"pt2", *(export or [])}),
+                "track": log_with,
+            },
+            "metric": metric,
+        }
+    _adapt(request, out, resume is not None, dry_run)
+
+
+def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> None:
+    from domadapt import checkpoint
+    from domadapt.adaptation import adapt as run
+    from domadapt.adaptation import check, is_main
+    from domadapt.progress import make_progress
+    from domadapt.report.report import BASELINE
+
+    arguments = request["arguments"]
+    task = _make_task(request)
+    if not resume and (out / "run.json").exists():
+        raise DomadaptError(
+            f"{out} already holds a run. Choose another folder with --out, go on with it "
+            f"(--resume {out}), or delete it."
+        )
+    if dry_run:
+        _say(check(task, **{k: v for k, v in arguments.items() if k not in ("export", "track")}))
+        for note in task.notes:
+            _say(f"Note: {note}")
+        _say(f"Nothing was done. The run would go to {out}.")
+        return
+    for note in task.notes:
+        _say(f"Note: {note}")
+    if is_main():
+        checkpoint.write_json(out / "run.json", request)
+    names = [BASELINE] if arguments["method"] == BASELINE else [BASELINE, arguments["method"]]
+    with make_progress(names) as progress:
+        _, report = run(
+            task,
+            out=out,
+            resume=resume,
+            progress=progress,
+            command=request["command"],
+            **arguments,
+        )
+    if is_main():
+        _say(report.summary())
+        metric = request["metric"]
+        if metric != "accuracy":
+            for candidate in report.candidates:
+                value = (candidate.target or {}).get(metric)
+                if value is not None:
+                    _say(f"  {candidate.name}: {metric.replace('_', ' ')} {value:.3f}")
+        _say(f"Open {out / 'report.html'} to look; `domadapt predict {out} DATA` uses the model.")
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: DataArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="CSV file; else the terminal.")
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="The probability of every class as well.")
+    ] = False,
+    label_column: LabelColumn = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Predict the classes of new data with a run's adapted model."""
+    from domadapt import checkpoint
+    from domadapt.runs.saved import load_run, prediction_table
+    from domadapt.runs.saved import predict as probabilities
+
+    saved = load_run(run)
+    domain = _load(
+        data, label_column, None, data_root, columns=saved.config.get("columns"), labelled=False
+    )
+    p = probabilities(saved, domain)
+    ids = [str(i) for i in (domain.ids if domain.ids is not None else range(len(domain)))]
+    csv = prediction_table(ids, p, saved.class_names, per_class).to_csv(index=False)
+    if output is None:
+        sys.stdout.write(csv)
+    else:
+        checkpoint.write_text(output, csv)
+        _say(f"{len(domain)} predictions in {output}.")
+    for note in domain.notes:
+        _say(f"Note: {note}", error=True)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: DataArgument,
+    label_column: LabelColumn = None,
+    data_root: DataRoot = None,
+    extra_classes: Annotated[
+        Literal["error", "unscored"],
+        typer.Option(help="Samples of a class that the model does not know."),
+    ] = "error",
+    metric: Annotated[Metric | None, typer.Option(help="Print this metric's value alone.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a run's adapted model on labelled data."""
+    from domadapt.evaluation import score
+    from domadapt.runs.saved import class_ids, load_run
+    from domadapt.runs.saved import predict as probabilities
+
+    saved = load_run(run)
+    domain = _load(
+        data, label_column, None, data_root, columns=saved.config.get("columns"), labelled=True
+    )
+    y = class_ids(domain, saved.class_names, extra_classes)
+    found = score(probabilities(saved, domain), y, saved.class_names).to_dict()
+    if metric is not None:
+        _say(f"{found[metric]:.6f}" if found[metric] is not None else "undefined")
+        return
+    if as_json:
+        _say(json.dumps(found))
+        return
+    for name in ("accuracy", "macro_f1", "per_class_mean", "auroc"):
+        value = found[name]
+        _say(f"{name.replace('_', ' '):<15} {'undefined' if value is None else f'{value:.4f}'}")
+    _say(f"{'samples':<15} {found['n']}")
+    rows = zip(saved.class_names, found["per_class"], strict=True)
+    for name, value in rows:
+        _say(f"  {name:<20} {'no sample' if value is None else f'{value:.4f}'}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write; else report.html there.")
+    ] = None,
+) -> None:
+    """Draw a run's page again from its report.json, without training."""
+    from domadapt import checkpoint
+    from domadapt.report.page import render
+    from domadapt.report.report import Report
+
+    loaded = Report.load(run)
+    page = output or (run if run.is_dir() else run.parent) / "report.html"
+    checkpoint.write_text(page, render(loaded))
+    _say(loaded.summary())
+    _say(f"Page: {page}")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Literal["methods", "models", "tasks"], typer.Argument()],
+    data_root: DataRoot = None,
+) -> None:
+    """List what can be chosen: methods, models or tasks."""
+    from rich.console import Console
+    from rich.table import Table
+
+    heads, rows = _listing(what, data_root)
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    table = Table(*heads)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _listing(what: str, root: Path | None) -> tuple[list[str], Iterable[tuple[str, ...]]]:
+    if what == "methods":
+        from domadapt.methods import method_class, method_names
+
+        return ["method", "what it is", "needs"], [
+            (name, _first_line(method_class(name)), _needs(method_class(name)))
+            for name in method_names()
+        ]
+    if what == "models":
+        from domadapt.backbones import backbone_names
+
+        return ["model", "what it is"], backbone_names()
+    from domadapt.data.catalogue import tasks
+
+    return ["task", "what it is", "classes", "from", "at hand"], [
+        (t.name, t.about, str(t.classes), t.origin, "yes" if t.at_hand else "no")
+        for t in tasks(root)
+    ]
+
+
+def _first_line(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").splitlines()[0]
+
+
+def _needs(cls: Any) -> str:
+    needs = []
+    if not cls.needs_target:
+        needs.append("source only")
+    if cls.needs_strong:
+        needs.append("strong views")
+    if cls.needs_batchnorm:
+        needs.append("BatchNorm")
+    return ", ".join(needs)
+
+
+def _take_method_flags(argv: list[str]) -> list[str]:
+    """Take the flags of the chosen method out of `argv`; what is left is typer's."""
+    _method_flags.clear()
+    if not argv or argv[0] != "adapt":
+        return argv
+    chosen = None
+    for i, word in enumerate(argv):
+        if word == "--method" and i + 1 < len(argv):
+            chosen = argv[i + 1]
+        elif word.startswith("--method="):
+            chosen = word.partition("=")[2]
+    asks_help = "--help" in argv
+    if chosen is None and asks_help:
+        return argv
+    from domadapt.methods import method_settings
+
+    settings = method_settings(chosen or "mcc")
+    if chosen is not None and asks_help:
+        _method_help(chosen, settings)
+        raise typer.Exit
+    kept, rest = [], iter(argv)
+    for word in rest:
+        flag, _, value = word.removeprefix("--").partition("=")
+        name = flag.replace("-", "_")
+        if not word.startswith("--") or name not in settings:
+            kept.append(word)
+            continue
+        if "=" not in word:
+            value = next(rest, "")
+            if not value or value.startswith("--"):
+                raise DomadaptError(
+                    f"{word} needs a value, such as {word} {settings[name].default}."
+                )
+        _method_flags[name] = value
+    return kept
+
+
+def _method_help(name: str, settings: dict[str, Any]) -> None:
+    from domadapt.methods import method_class
+
+    for part in name.split("+"):
+        _say(inspect.getdoc(method_class(part)) or "")
+    _say("")
+    _say(f"Settings of {name} (beside those of `domadapt adapt --help`):")
+    for key, setting in settings.items():
+        kind = getattr(setting.type, "__name__", str(setting.type))
+        _say(f"  --{key.replace('_', '-')} <{kind}>  default {setting.default}")
+        if setting.help:
+            _say(f"      {setting.help}")
+    if not settings:
+        _say("  none")
+
+
+def main() -> None:
+    """The entry point of ``domadapt``."""
+    try:
+        app(args=_take_method_flags(sys.argv[1:]), prog_name="domadapt")
+    except typer.Exit:
+        sys.exit(0)
+    except DomadaptError as error:
+        _say(f"Error: {error}", error=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("Interrupted; go on with `domadapt adapt --resume FOLDER`.", error=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
