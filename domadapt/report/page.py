@@ -1,0 +1,322 @@
+"""The page of a run: one HTML file that needs nothing else, drawn from its `Report` alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+
+from domadapt.report import figures
+from domadapt.report.report import BASELINE, Candidate, Report
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of candidates: what is measured, how to read it, a value for each."""
+
+    name: str
+    hint: str
+    values: list[str]
+
+
+#: Key in a Candidate, name, how to read it, and how it is written.
+_TARGET = (
+    ("accuracy", "accuracy", "share of samples classified rightly", "share"),
+    ("macro_f1", "macro F1", "mean F1 of the classes", "share"),
+    ("per_class_mean", "per-class mean", "mean recall of the classes", "share"),
+    ("auroc", "AUROC", "one class against the rest; 50 % is chance", "share"),
+    ("n", "scored samples", "", "count"),
+)
+_LABEL_FREE = {
+    "source_val_accuracy": (
+        "source validation accuracy",
+        "on the source, not on the target",
+        "share",
+    ),
+    "entropy": (
+        "entropy of a prediction",
+        "nats; 0 is certain, of right and wrong alike",
+        "number",
+    ),
+    "information_maximisation": (
+        "information maximisation",
+        "nats; high where predictions are certain and varied",
+        "number",
+    ),
+    "effective_classes": (
+        "effective classes",
+        "of {k}: how many the predictions spread over",
+        "number",
+    ),
+}
+_SHIFT = {
+    "proxy_a_distance": (
+        "proxy A-distance",
+        "0: domains cannot be told apart; 2: always",
+        "number",
+    ),
+    "mmd": ("squared MMD", "0 on average for one distribution", "number"),
+}
+
+
+def _write(value: Any, how: str) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if how == "share":
+        return f"{100 * value:.1f} %"
+    return f"{value:,}" if how == "count" else f"{value:.3f}"
+
+
+def _setting(value: Any) -> str:
+    """A setting as a reader would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {_setting(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_setting(v) for v in value) or "none"
+    return str(value)
+
+
+def _groups(report: Report) -> list[tuple[str, list[Row]]]:
+    """The table of candidates, transposed: it has few columns and fits a narrow screen."""
+    found = report.candidates
+    k = len(report.task["class_names"])
+
+    def rows(attribute: str, known: Mapping[str, tuple[str, str, str]]) -> list[Row]:
+        keys = list(dict.fromkeys(key for c in found for key in getattr(c, attribute)))
+        keys.sort(key=lambda key: list(known).index(key) if key in known else len(known))
+        lines = []
+        for key in keys:
+            name, hint, how = known.get(key, (key.replace("_", " "), "", "number"))
+            values = [_write(getattr(c, attribute).get(key), how) for c in found]
+            lines.append(Row(name, hint.format(k=k), values))
+        return lines
+
+    target = [
+        Row(name, hint, [_write((c.target or {}).get(key), how) for c in found])
+        for key, name, hint, how in _TARGET
+        if any((c.target or {}).get(key) is not None for c in found)
+    ]
+    groups = [
+        ("On the target, with its labels", target),
+        ("Without target labels", rows("label_free", _LABEL_FREE)),
+        ("Distance of the domains, in the features", rows("shift", _SHIFT)),
+        ("Training", [Row("time", "seconds", [f"{c.seconds:,.0f}" for c in found])]),
+    ]
+    return [(name, lines) for name, lines in groups if lines]
+
+
+def _mistakes(target: Mapping[str, Any], names: Sequence[str], most: int = 5) -> list[str]:
+    """The most frequent wrong predictions in words."""
+    counts = np.array(target["confusion"])
+    total = counts.sum(1)
+    wrong = counts * (1 - np.eye(len(counts), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [(int(o) // len(counts), int(o) % len(counts)) for o in order]
+    return [
+        f"{names[i]} taken for {names[j]}: {wrong[i, j]:,} of {total[i]:,}"
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+
+
+class _Drawer:
+    """Figures as inline SVG, each under an id of its own and with words for those who see none."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, figure: Figure, words: str) -> Markup:
+        self.count += 1
+        svg = figures.to_svg(figure, f"f{self.count}")
+        # Safe: to_svg escapes every text, and the label is escaped here.
+        return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(words)}"', 1))
+
+
+def _curves(report: Report, draw: _Drawer) -> list[Markup]:
+    drawn = []
+    for term in figures.loss_terms(report.candidates):
+        parts = []
+        for c in report.candidates:
+            known = [v for v in c.history.get(term, []) if math.isfinite(v)]
+            if known:
+                parts.append(f"{c.name} from {known[0]:.3g} to {known[-1]:.3g}")
+        words = f"Learning curve of the {figures.title_of(term)}: {'; '.join(parts) or 'no value'}."
+        drawn.append(draw(figures.learning_curve(report.candidates, term), words))
+    return drawn
+
+
+def _weights(candidates: Sequence[Candidate]) -> list[str]:
+    """How the weight of each adaptation term went over the steps."""
+    lines = []
+    for c in candidates:
+        for key, values in c.history.items():
+            known = [v for v in values if math.isfinite(v)]
+            if not key.startswith("weight/") or key == "weight/source" or not known:
+                continue
+            first, last = f"{known[0]:.3g}", f"{known[-1]:.3g}"
+            course = first if first == last else f"{first} at the first step, {last} at the last"
+            lines.append(f"{c.name}, {key.removeprefix('weight/')}: {course}")
+    return lines
+
+
+def _maps(report: Report, draw: _Drawer, shown: Sequence[Candidate]) -> list[dict[str, Any]]:
+    names = report.task["class_names"]
+    maps = []
+    for c in shown:
+        e = c.embedding
+        if e is None:
+            continue
+        when = "before adaptation" if c.method == BASELINE else "after adaptation"
+        numbers = [
+            f"{_SHIFT[key][0]} {_write(c.shift[key], 'number')}" for key in _SHIFT if key in c.shift
+        ]
+        if c.target is not None:
+            numbers.append(f"target accuracy {_write(c.target['accuracy'], 'share')}")
+        drawn = []
+        for by in ("domain", "class"):
+            words = f"t-SNE map of the features of {c.name}, {when}, coloured by {by}."
+            title = figures.plain(f"{c.name}, by {by}", 40)
+            drawn.append(draw(figures.embedding_panel(e, names, by, title), words))
+        maps.append(
+            {
+                "name": c.name,
+                "when": when,
+                "numbers": numbers,
+                "figures": drawn,
+                "true": figures.target_is_true(e),
+                "embedding": e,
+            }
+        )
+    return maps
+
+
+def _per_class(
+    before: Candidate | None, after: Candidate, names: Sequence[str], draw: _Drawer
+) -> Any:
+    """The figure of the classes' accuracies; None where the target has no labels."""
+    if after.target is None:
+        return None
+    old = before.target["per_class"] if before and before.target and before is not after else None
+    new = after.target["per_class"]
+    known = [(v, n) for v, n in zip(new, names, strict=True) if v is not None]
+    (low, worst), (high, best) = min(known), max(known)
+    words = (
+        f"Target accuracy of each class with {after.name}: lowest {worst} with {100 * low:.0f} %, "
+        f"highest {best} with {100 * high:.0f} %."
+    )
+    labels = (before.name if before else BASELINE, after.name)
+    return draw(figures.per_class_accuracy(old, new, names, labels), words)
+
+
+def _confusions(
+    shown: Sequence[Candidate], names: Sequence[str], draw: _Drawer
+) -> list[dict[str, Any]]:
+    drawn = []
+    for c in shown:
+        if c.target is None:
+            continue
+        mistakes = _mistakes(c.target, names)
+        listed = "; ".join(mistakes) or "none"
+        words = f"Confusion matrix of {c.name}. Most frequent mistakes: {listed}."
+        figure = figures.confusion(c.target["confusion"], names, figures.plain(c.name))
+        drawn.append({"name": c.name, "figure": draw(figure, words), "mistakes": mistakes})
+    return drawn
+
+
+def _confidences(shown: Sequence[Candidate], draw: _Drawer) -> list[Markup]:
+    with_shares = [c for c in shown if c.confidence]
+    top = max((100 * max(v) for c in with_shares for v in c.confidence.values()), default=100.0)
+    drawn = []
+    for c in with_shares:
+        sure = [
+            f"{100 * sum(v[-len(v) // 10 :]):.0f} % of {key.replace('_val', ' validation')}"
+            for key, v in c.confidence.items()
+        ]
+        words = f"Confidence of {c.name}: above 0.9 for {' and '.join(sure)} samples."
+        figure = figures.confidence_histogram(c.confidence, figures.plain(c.name), 1.04 * top)
+        drawn.append(draw(figure, words))
+    return drawn
+
+
+def _settings(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
+    task = {k: v for k, v in report.task.items() if k not in ("notes", "class_names")}
+    task["classes"] = len(report.task["class_names"])
+    method = next(c.method for c in report.candidates if c.name == report.chosen)
+    tables = {
+        "Task": task,
+        "Model": report.model,
+        f"Method: {method}": report.method,
+        "Training": report.training,
+        "Versions": report.versions,
+    }
+    return [
+        (name, [(str(k).replace("_", " "), _setting(v)) for k, v in values.items()])
+        for name, values in tables.items()
+        if values
+    ]
+
+
+def render(report: Report) -> str:
+    """The page of `report` as HTML: inline styles and figures, no script, no network.
+
+    Figures show the source-only candidate and the adapted one (see `Report.adapted`); the table
+    and the learning curves show all candidates.
+    """
+    before, after = report.baseline, report.adapted
+    shown = [c for c in (before, after) if c is not None]
+    chosen = next(c for c in report.candidates if c.name == report.chosen)
+    names = report.task["class_names"]
+    draw = _Drawer()
+    environment = Environment(
+        loader=PackageLoader("domadapt", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    main = after or chosen
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        task=report.task,
+        chosen=chosen,
+        before=before,
+        after=after,
+        gain=report.gain(),
+        scored=any(c.target is not None for c in report.candidates),
+        groups=_groups(report),
+        tiles=_tiles(shown or [chosen], len(names)),
+        curves=_curves(report, draw),
+        weights=_weights(report.candidates),
+        maps=_maps(report, draw, shown),
+        per_class=_per_class(before, main, names, draw),
+        # Two large matrices side by side would be too small to read.
+        confusions=_confusions(
+            shown if len(names) <= figures.MAX_ANNOTATED else [main], names, draw
+        ),
+        large=len(names) > figures.MAX_ANNOTATED,
+        confidences=_confidences(shown, draw),
+        settings=_settings(report),
+    )
+
+
+def _tiles(shown: Sequence[Candidate], k: int) -> list[Row]:
+    """The label-free scores, for the head of a page without target labels."""
+    return [
+        Row(name, hint.format(k=k), [_write(c.label_free.get(key), how) for c in shown])
+        for key, (name, hint, how) in _LABEL_FREE.items()
+        if any(key in c.label_free for c in shown)
+    ]
