@@ -122,15 +122,15 @@ def adapt(
     folder = None if out is None else Path(out)
     name = model if isinstance(model, str) else None
     module = model if isinstance(model, nn.Module) else None
-    spec = ModelSpec(
+    spec = _spec(
         name,
-        weights,
-        None if checkpoint_file is None else str(checkpoint_file),
-        head,
-        freeze,
-        bottleneck,
-        image_size,
-        augment,
+        weights=weights,
+        checkpoint_file=checkpoint_file,
+        head=head,
+        freeze=freeze,
+        bottleneck=bottleneck,
+        image_size=image_size,
+        augment=augment,
     )
     method_settings(method)
     unknown_exports = sorted(set(export) - {"pt2", "onnx"})
@@ -154,7 +154,7 @@ def adapt(
     trained = []
     for one, given in wanted:
         place = None if folder is None else folder / "candidates" / _folder_name(one)
-        trained.append(train_candidate(plan, one, dict(given), how, place, progress))
+        trained.append(train_candidate(plan, one, dict(given), how, place, progress, track))
     if progress is not None:
         progress.stage("measuring", 0)
     measured = [_measure(t, plan, device, seed, look) for t in trained]
@@ -182,6 +182,55 @@ def adapt(
             progress.stage("writing the report", 0)
         _save(folder, plan, task, chosen, report, export)
     return Adapted(chosen.network, report)
+
+
+def check(
+    task: Task,
+    model: str | None = None,
+    method: str = DEFAULT_METHOD,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **spec: Any,
+) -> str:
+    """What `adapt` would do with the same arguments, in words; refuses what it would refuse."""
+    plan = make_plan(task, _spec(model, **{**spec, "freeze": False}))
+    kind = "frozen" if spec.get("freeze") else plan.kind
+    how = training_for(kind, {**(training or {}), "seed": seed})
+    network = plan.make_network(seed)
+    build_method(method, network, settings)
+    parameters = sum(p.numel() for p in network.parameters())
+    names = [BASELINE] if method == BASELINE else [BASELINE, method]
+    lines = [
+        f"Task       {task!r}",
+        f"Classes    {', '.join(task.class_names)}",
+        f"Model      {plan.spec.name} ({kind}), {parameters:,} parameters, input {_shape(plan)}",
+        f"Candidates {', '.join(names)}, seed {seed}",
+        "Training   " + ", ".join(f"{k}={v}" for k, v in asdict(how).items()),
+        "Scoring    "
+        + (
+            f"on {len(task.target_test)} labelled target samples, after training"
+            if task.has_test_labels
+            else "none: the target has no labels"
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _spec(
+    name: str | None,
+    *,
+    weights: str | None = None,
+    checkpoint_file: str | Path | None = None,
+    head: str | None = None,
+    freeze: bool = False,
+    bottleneck: int | None = None,
+    image_size: int | None = None,
+    augment: str | None = None,
+) -> ModelSpec:
+    file = None if checkpoint_file is None else str(checkpoint_file)
+    return ModelSpec(name, weights, file, head, freeze, bottleneck, image_size, augment)
 
 
 def _as_task(task: Task | str | tuple[Domain, Domain]) -> Task:
@@ -321,6 +370,7 @@ def _save(
             **keep_source(plan.spec, folder / "source"),
         },
         "views": plan.input_views.config(),
+        "columns": getattr(task.source_train.domain.samples, "columns", None),
         "method": {"name": report.candidates[-1].method, "settings": report.method},
         "training": report.training,
         "seed": report.seed,

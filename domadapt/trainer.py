@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections.abc import Callable
@@ -62,8 +63,10 @@ class _Window:
         return dict(zip(names, means.tolist(), strict=True))
 
 
-def make_accelerator(training: Training) -> Accelerator:
-    """Devices, processes and mixed precision, as accelerate finds or was told."""
+def make_accelerator(
+    training: Training, track: str | None = None, folder: Path | None = None
+) -> Accelerator:
+    """Devices, processes, mixed precision and tracker, as accelerate finds or was told."""
     if training.precision == "fp16" and not torch.cuda.is_available():
         raise DomadaptError("precision 'fp16' needs a GPU, and none was found; use 'bf16' or 'no'.")
     if training.device == "cuda" and not torch.cuda.is_available():
@@ -73,7 +76,13 @@ def make_accelerator(training: Training) -> Accelerator:
         PartialState._shared_state.get("_cpu") != (training.device == "cpu")
         and not torch.distributed.is_initialized()
     )
+    if track is not None and importlib.util.find_spec(track) is None:
+        raise DomadaptError(
+            f"Logging with {track} needs its package: pip install 'domadapt[tracking]'."
+        )
     return Accelerator(
+        log_with=track,
+        project_dir=None if folder is None else str(folder),
         mixed_precision=training.precision,
         cpu=training.device == "cpu",
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=True)],
@@ -123,6 +132,8 @@ class Trainer:
         views: how raw samples become inputs.
         training: the settings.
         checkpoint_path: where the state is kept for resuming; None keeps none.
+        track: "tensorboard" or "wandb", where the curves are sent as well.
+        track_folder: where a tracker keeps its files.
         key: what the checkpoint must have been made with (a hash of configuration and data); one
             made with another is refused.
     """
@@ -136,6 +147,8 @@ class Trainer:
         *,
         checkpoint_path: Path | None = None,
         key: str = "",
+        track: str | None = None,
+        track_folder: Path | None = None,
     ) -> None:
         self.method, self.task, self.views, self.training = method, task, views, training
         self.path = checkpoint_path
@@ -143,7 +156,8 @@ class Trainer:
         self.history: History = {}
         self.step = 0
         self._saved = 0
-        self.accelerator = make_accelerator(training)
+        self.track = track
+        self.accelerator = make_accelerator(training, track, track_folder)
         if self.accelerator.num_processes > 1 and method.single_process:
             raise DomadaptError(
                 f"{method.name} cannot run on {self.accelerator.num_processes} processes: "
@@ -184,6 +198,8 @@ class Trainer:
             [p for p in method.network.parameters() if p.requires_grad],
             [p for p in method.parameters() if id(p) not in own and p.requires_grad],
         )
+        if self.track is not None:
+            accelerator.init_trackers("domadapt", config=_plain(asdict(training)))
         window = _Window()
         started = time.perf_counter() - (self.history["seconds"][-1] if self.history else 0.0)
         batches = self._batches()
@@ -215,6 +231,8 @@ class Trainer:
             if self.step % training.log_every == 0 or self.step == training.steps:
                 self._log(window, bare, time.perf_counter() - started, on_log)
                 self._maybe_save(bare)
+        if self.track is not None:
+            accelerator.end_training()
         network = method.adapted()
         broken = [n for n, p in network.named_parameters() if not torch.isfinite(p).all()]
         if broken:
@@ -272,6 +290,8 @@ class Trainer:
                 raise self._diverged(f"the loss term {name!r}", self.step)
         for name, value in point.items():
             self.history.setdefault(name, []).append(value)
+        if self.track is not None:
+            self.accelerator.log(point, step=self.step)
         if on_log is not None and self.accelerator.is_main_process:
             on_log(Log(self.step, self.training.steps, losses, window.weights, lr, seconds))
 
@@ -332,3 +352,8 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(about["scaler"])
         self.history = about["history"]
         self.step = self._saved = about["step"]
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values that every tracker takes: None becomes a word."""
+    return {k: "none" if v is None else v for k, v in values.items()}

@@ -79,6 +79,7 @@ def train_candidate(
     training: Training,
     folder: Path | None = None,
     progress: Progress | None = None,
+    track: str | None = None,
 ) -> Trained:
     """Train one method from the seed's initial network, or take up what its folder holds.
 
@@ -112,6 +113,8 @@ def train_candidate(
         training,
         checkpoint_path=None if folder is None else folder / STATE,
         key=key,
+        track=track,
+        track_folder=folder,
     )
     adapted = trainer.fit(None if progress is None else progress.log)
     adapted = adapted.cpu()
