@@ -1,1 +1,113 @@
 """Where domains come from: arrays, image folders, tables, and the catalogue of named tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from domadapt.data.arrays import from_arrays, from_dataset, from_loader, from_npz
+from domadapt.data.folder import from_folder
+from domadapt.data.table import EXTENSIONS, from_table
+from domadapt.errors import DomadaptError
+from domadapt.task import Domain, Task
+
+__all__ = [
+    "from_arrays",
+    "from_dataset",
+    "from_folder",
+    "from_loader",
+    "from_npz",
+    "from_table",
+    "load",
+    "load_task",
+]
+
+_ACCEPTED = (
+    "an image folder, a table (.csv, .csv.gz, .parquet), arrays (.npz, .npy), or "
+    "catalogue:domain such as digits:printed"
+)
+
+
+def load(
+    spec: str | Path,
+    *,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    name: str | None = None,
+    columns: Sequence[str] | None = None,
+    labelled: bool | None = None,
+    data_root: str | Path | None = None,
+) -> Domain:
+    """The domain that a path or a name stands for.
+
+    A folder is read by `from_folder`, a ``.csv``, ``.csv.gz`` or ``.parquet`` by `from_table`, an
+    ``.npz`` or ``.npy`` by `from_npz`; what is no path and has a colon is looked up in the
+    catalogue.
+
+    Args:
+        spec: the path, or ``catalogue:domain``.
+        label_column: of a table.
+        group_column: of a table, or the name of the array of groups in an ``.npz``.
+        name: what tables call the domain.
+        columns: the input columns of a table, in order.
+        labelled: True insists on labels, False drops them, None takes what there is.
+        data_root: the folder in which the catalogue finds data sets.
+
+    Raises:
+        DomadaptError: nothing there, a kind of file that is not read, an argument that does not
+            fit it, or labels required where there are none.
+    """
+    path = Path(spec)
+    if not path.exists():
+        if ":" not in str(spec):
+            raise _missing(path)
+        _refuse(str(spec), label_column=label_column, group_column=group_column, columns=columns)
+        from domadapt.data import catalogue
+
+        domain = catalogue.domain(str(spec), data_root=data_root)
+        domain = dataclasses.replace(domain, name=name or domain.name)
+    elif path.is_dir():
+        _refuse("an image folder", label_column=label_column, group_column=group_column)
+        _refuse("an image folder", columns=columns)
+        domain = from_folder(path, name=name, labelled=labelled)
+    elif path.name.lower().endswith(EXTENSIONS):
+        domain = from_table(
+            path,
+            label_column=label_column,
+            group_column=group_column,
+            name=name,
+            columns=columns,
+        )
+    elif path.suffix.lower() in (".npz", ".npy"):
+        _refuse("a NumPy file", label_column=label_column, columns=columns)
+        domain = from_npz(path, name=name, group_key=group_column)
+    else:
+        raise DomadaptError(f"Data must be {_ACCEPTED}; {path.name!r} is none of these.")
+    if labelled and domain.labels is None:
+        raise DomadaptError(
+            f"Labels are required, but {str(spec)!r} has none. Give class folders, a label column "
+            "that the table has (--label-column), or an array y."
+        )
+    return domain.unlabelled() if labelled is False else domain
+
+
+def load_task(spec: str, data_root: str | Path | None = None) -> Task:
+    """The task of this name in the catalogue, such as ``digits:printed->handwritten``."""
+    from domadapt.data import catalogue
+
+    return catalogue.task(spec, data_root=data_root)
+
+
+def _refuse(where: str, **given: object) -> None:
+    for what, value in given.items():
+        if value is not None:
+            raise DomadaptError(f"{what} belongs to a table; {where} has none. Leave it out.")
+
+
+def _missing(path: Path) -> DomadaptError:
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
+    return DomadaptError(f"Data must be {_ACCEPTED}; there is nothing at {str(path)!r}.{hint}")

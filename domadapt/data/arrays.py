@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -132,22 +134,22 @@ class DatasetSamples:
         return len(self.dataset)
 
     def __getitems__(self, indices: Sequence[int]) -> Raw:
-        rows = [self._sample(x) for x in _inputs(self.dataset, indices)]
+        rows = [
+            image_tensor(x) if isinstance(x, Image.Image) else torch.as_tensor(x)
+            for x in _inputs(self.dataset, indices)
+        ]
         if all(row.shape == rows[0].shape for row in rows):
-            return torch.stack(rows)
+            return self._converted(torch.stack(rows))
         if self.kind != "image":
             shapes = sorted({tuple(row.shape) for row in rows})
             raise DomadaptError(
                 f"All samples of kind {self.kind!r} must have one shape; the data set gave "
                 f"{shapes[0]} and {shapes[1]}. Pad or crop them."
             )
-        return rows
+        return [self._converted(row[None])[0] for row in rows]
 
-    def _sample(self, x: Any) -> Tensor:
-        if isinstance(x, Image.Image):
-            return image_tensor(x)
-        batch = ArraySamples(torch.as_tensor(x)[None], self.kind).__getitems__([0])
-        return cast(Tensor, batch)[0]
+    def _converted(self, x: Tensor) -> Tensor:
+        return cast(Tensor, ArraySamples(x, self.kind).__getitems__(range(len(x))))
 
 
 def from_arrays(
@@ -340,7 +342,7 @@ def from_npz(
             names = None if y is None or names_key is None else file[names_key].tolist()
     except DomadaptError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DomadaptError(
             f"{path.name!r} cannot be read as NumPy arrays ({error}). Arrays of Python objects are "
             "not read: save labels as strings of a fixed width (y.astype(str))."

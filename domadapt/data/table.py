@@ -1,0 +1,125 @@
+"""Domains from tables: CSV and Parquet files."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from domadapt.data.arrays import TableSamples, group_array, label_array, numbers
+from domadapt.errors import DomadaptError, unknown
+from domadapt.task import Domain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The endings of files that are tables.
+EXTENSIONS = (".csv", ".csv.gz", ".parquet")
+
+
+def from_table(
+    path: str | Path,
+    *,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    name: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Domain:
+    """A domain of vectors from a table, one sample per row.
+
+    The inputs are all columns but those of labels and groups, as float32 in the table's order;
+    `Domain.samples` tells their names (`TableSamples.columns`). A target is to be read with
+    ``columns=source.samples.columns``, so that its columns come in the order of the source's.
+    An unnamed first column of a CSV, in which pandas writes row numbers, is left out and noted.
+
+    Args:
+        path: a ``.csv``, ``.csv.gz`` (separated by commas, names in the first row) or
+            ``.parquet`` file.
+        label_column: the column of the labels, text or numbers. A table without it, such as an
+            unlabelled target, gives a domain without labels, and a note.
+        group_column: the column that says who or what each row comes from; it must be there.
+        name: what tables call the domain; by default the file's name.
+        columns: the input columns, in this order; all others are ignored.
+
+    Raises:
+        DomadaptError: no such file, columns that are missing or not numeric, or missing values.
+    """
+    path = Path(path)
+    frame = _read(path)
+    name = name or path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    notes = []
+    if group_column is not None and group_column not in frame.columns:
+        raise unknown(f"group column in {path.name!r}", group_column, map(str, frame.columns))
+    labelled = label_column is not None and label_column in frame.columns
+    if label_column is not None and not labelled:
+        notes.append(f"no column {label_column!r} in {path.name}: taken as unlabelled")
+    special = {label_column, group_column}
+    if columns is None:
+        wanted = [c for c in frame.columns if c not in special]
+        if wanted and wanted[0] == "Unnamed: 0":
+            notes.append("the unnamed first column, which counts the rows, is left out")
+            wanted = wanted[1:]
+    else:
+        wanted = [str(c) for c in columns]
+        _check_columns(wanted, frame, special, path.name)
+    if not wanted:
+        raise DomadaptError(
+            f"A table needs at least one input column; {path.name!r} has only "
+            f"{', '.join(map(repr, frame.columns)) or 'none'}. Columns are separated by commas, "
+            "and their names stand in the first row."
+        )
+    return Domain(
+        name,
+        TableSamples(numbers(frame[wanted], path.name), [str(c) for c in wanted]),
+        labels=label_array(frame[label_column]) if labelled else None,
+        groups=None if group_column is None else group_array(frame[group_column]),
+        kind="vector",
+        notes=tuple(notes),
+    )
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.is_file():
+        raise DomadaptError(f"A table is required; {str(path)!r} is no file.")
+    if not path.name.lower().endswith(EXTENSIONS):
+        raise DomadaptError(
+            f"A table must end in {', '.join(EXTENSIONS)}; got {path.name!r}. Convert it."
+        )
+    try:
+        if path.suffix.lower() == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, low_memory=False)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise DomadaptError(f"{path.name!r} cannot be read as a table: {error}.") from error
+    if len(frame) == 0:
+        raise DomadaptError(f"The table {path.name!r} has no rows; give at least one.")
+    counted = frame.index.equals(pd.RangeIndex(len(frame)))
+    if path.suffix.lower() != ".parquet" and not counted:
+        raise DomadaptError(
+            f"The first row of {path.name!r} must name every column; the other rows have more "
+            "values than it has names."
+        )
+    return frame
+
+
+def _check_columns(
+    wanted: Sequence[str], frame: pd.DataFrame, special: set[str | None], where: str
+) -> None:
+    twice = sorted({c for c in wanted if list(wanted).count(c) > 1})
+    wrong = [c for c in wanted if c in special]
+    if twice or wrong:
+        raise DomadaptError(
+            f"Input columns must differ, and hold neither labels nor groups; got "
+            f"{', '.join(twice or wrong)}. Leave it out of columns."
+        )
+    absent = [c for c in wanted if c not in frame.columns]
+    if absent:
+        raise DomadaptError(
+            f"Source and target must have the same input columns; {where!r} lacks "
+            f"{', '.join(absent[:8])}{', ...' if len(absent) > 8 else ''}. Its columns are "
+            f"{', '.join(map(str, frame.columns[:20]))}{', ...' if frame.shape[1] > 20 else ''}."
+        )
