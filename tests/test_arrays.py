@@ -53,6 +53,13 @@ def test_every_image_layout_gives_three_channels_first(layout: str) -> None:
     assert np.array_equal(got.numpy(), want[[2, 0]])
 
 
+def test_a_doubtful_guess_is_noted() -> None:
+    x = rng().random((4, 16, 16))
+    assert "kind='image'" in from_arrays(x).notes[0]
+    assert from_arrays(x, kind="series").notes == ()
+    assert from_arrays(x, kind="image").samples.__getitems__([0]).shape == (1, 3, 16, 16)
+
+
 def test_float_images_are_scaled_to_bytes_without_loss() -> None:
     pixels = rng().integers(0, 256, (3, 3, 4, 4), dtype=np.uint8)
     got = ArraySamples(pixels.astype(np.float64) / 255).__getitems__([0, 1, 2])

@@ -197,6 +197,7 @@ def from_arrays(
         augment=augment,
         ids=ids,
         class_names=None if class_names is None else tuple(str(c) for c in class_names),
+        notes=_doubts(samples) if kind is None else (),
     )
 
 
@@ -463,6 +464,13 @@ def _guess(x: Any) -> Kind:
     raise DomadaptError(
         f"Inputs must have one of these shapes: {shapes}; got {tuple(x.shape)}. Reshape them."
     )
+
+
+def _doubts(samples: ArraySamples) -> tuple[str, ...]:
+    shape = samples.x.shape
+    if samples.kind != "series" or shape[1] != shape[2]:
+        return ()
+    return (f"taken as series of {shape[1]} channels; if these are grey images, kind='image'",)
 
 
 def _guess_one(x: Any) -> Kind:

@@ -55,10 +55,10 @@ class Preprocessing:
             object.__setattr__(self, field, None if value is None else tuple(value))
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise DomadaptError(f"size must be a height and a width in pixels; got {self.size}.")
-        if self.resize is not None and self.resize < max(self.size or (self.resize + 1,)):
+        if self.resize is not None and (self.size is None or self.resize < max(self.size)):
             raise DomadaptError(
-                f"resize, the shorter side before the centre crop, must be at least as large as "
-                f"the crop's size; got resize={self.resize} and size={self.size}."
+                "resize is the shorter side before the centre crop, so it needs a size that is no "
+                f"larger; got resize={self.resize} and size={self.size}."
             )
         if (self.mean is None) != (self.std is None):
             raise DomadaptError("mean and std go together; give both or neither.")
@@ -221,9 +221,9 @@ class _ImageViews:
         top, start, flip = up * (height - h), left * (width - w), mirror < 0.5
         if isinstance(raw, list):
             out = []
-            boxes = torch.stack([top, start, h, w], dim=1).floor().int().tolist()
-            for image, box, mirrored in zip(raw, boxes, flip.tolist(), strict=True):
-                part = images.resized_crop(image, *box, list(self.size or ()), antialias=True)
+            edges = torch.stack([top, top + h, start, start + w], dim=1).round().int().tolist()
+            for image, (y0, y1, x0, x1), mirrored in zip(raw, edges, flip.tolist(), strict=True):
+                part = images.resize(image[:, y0:y1, x0:x1], list(self.size or ()), antialias=True)
                 out.append(images.horizontal_flip(part) if mirrored else part)
             return _unit(torch.stack(out))
         x = cast(Tensor, raw)
