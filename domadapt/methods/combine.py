@@ -19,12 +19,17 @@ from domadapt.task import Batch
 class Combination(Method):
     """The terms of several methods over one forward pass, each under its method's name.
 
-    One source loss is kept: at most one of the methods may define its own.
+    One forward pass and one source loss are kept: at most one of the methods may define its own.
     """
 
     def __init__(self, network: Network, parts: Mapping[str, Method]) -> None:
         super().__init__(network)
-        own = [n for n, m in parts.items() if type(m).source_loss is not Method.source_loss]
+        own = [
+            name
+            for name, part in parts.items()
+            if type(part).source_loss is not Method.source_loss
+            or type(part).outputs is not Method.outputs
+        ]
         if len(own) > 1:
             raise DomadaptError(
                 f"{' and '.join(own)} each define the source loss, and only one can; "
@@ -52,6 +57,13 @@ class Combination(Method):
                 f"{self.name} cannot be combined: its parts refresh at different rhythms "
                 f"({', '.join(map(str, sorted(clash)))} times a run)."
             )
+
+    def outputs(self, batch: Batch) -> BatchOutputs:
+        """The forward pass of the part which defines one, else the usual one."""
+        if self.loss_of is None:
+            return super().outputs(batch)
+        self.loss_of.batch_statistics = self.batch_statistics
+        return self.loss_of.outputs(batch)
 
     def source_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
         """That of the part which defines one, else cross-entropy."""

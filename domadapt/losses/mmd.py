@@ -1,0 +1,101 @@
+"""Maximum mean discrepancy: the distance between two samples' means in a kernel's feature space."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from domadapt.errors import DomadaptError
+from domadapt.losses.precision import at_least_float32, full_precision
+
+
+def mmd(
+    z_s: Float[Tensor, "n_s d"],
+    z_t: Float[Tensor, "n_t d"],
+    *,
+    estimator: Literal["biased", "unbiased"] = "unbiased",
+    kernels: int = 5,
+    scale: float | None = None,
+) -> Float[Tensor, ""]:
+    """Squared maximum mean discrepancy with a mixture of Gaussian kernels.
+
+    ``k(x, y) = 1/m sum_u exp(-|x - y|^2 / (2^u g))`` over `kernels` consecutive integers u around
+    0 (-2..2 for five); g is the median squared distance between different members of the pooled
+    sample, taken as a constant: no gradient passes through it. So the value does not change when
+    all features are multiplied by a number, and its gradient never fades with their size.
+
+    ``biased``: ``mean k(s, s') + mean k(t, t') - 2 mean k(s, t)`` over all pairs, in [0, 2], 0 for
+    equal samples. ``unbiased``: the first two means leave out each sample paired with itself. Its
+    mean over draws is the distance of the two distributions; **on one batch it may be negative**,
+    and for equal distributions it is so about half of the time.
+
+    Sources: Gretton et al. (2012), Journal of Machine Learning Research 13, equations 3 and 5;
+    Long et al. (2015), arXiv:1502.02791, equations 2 and 3. Departures from the latter: every
+    kernel weighs the same, where the paper finds weights by a quadratic programme; all pairs
+    enter, where it draws disjoint ones for speed (its equation 5); 5 bandwidths instead of 33.
+
+    Args:
+        z_s: source features. z_t: target features; the two numbers of samples may differ.
+        estimator: which of the two estimators.
+        kernels: the number of bandwidths, at least 1.
+        scale: g, in squared units of the features; None takes the median.
+
+    Raises:
+        DomadaptError: fewer than two samples of a domain with the unbiased estimator; no kernel;
+            a scale that is not positive.
+    """
+    n_s, n_t = len(z_s), len(z_t)
+    if estimator not in ("biased", "unbiased"):
+        raise DomadaptError(f"estimator must be 'biased' or 'unbiased'; got {estimator!r}.")
+    fewest = 2 if estimator == "unbiased" else 1
+    if min(n_s, n_t) < fewest:
+        raise DomadaptError(
+            f"The {estimator} estimate of MMD needs at least {fewest} samples of each domain in a "
+            f"batch; got {n_s} source and {n_t} target. Raise the batch size."
+        )
+    if kernels < 1:
+        raise DomadaptError(f"kernels must be at least 1; got {kernels}.")
+    if scale is not None and not scale > 0:
+        raise DomadaptError(f"scale must be positive; got {scale}.")
+    with full_precision(z_s):
+        distances = _squared_distances(torch.cat([at_least_float32(z_s), at_least_float32(z_t)]))
+        g = _typical(distances.detach()) if scale is None else scale
+        # From the widest kernel to the narrowest each is the square of the one before.
+        kernel = torch.exp(distances * (-1.0 / (2 ** (kernels // 2) * g)))
+        total = kernel
+        for _ in range(kernels - 1):
+            kernel = kernel.square()
+            total = total + kernel
+        k_s, k_t = total[:n_s, :n_s], total[n_s:, n_s:]
+        cross = total[:n_s, n_s:].mean()
+        if estimator == "biased":
+            value = k_s.mean() + k_t.mean() - 2.0 * cross
+        else:
+            within_s = (k_s.sum() - k_s.trace()) / (n_s * (n_s - 1))
+            within_t = (k_t.sum() - k_t.trace()) / (n_t * (n_t - 1))
+            value = within_s + within_t - 2.0 * cross
+        return value / kernels
+
+
+def _squared_distances(z: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+    """All pairs' squared distances through one matrix product."""
+    # Moving all samples together changes no distance, and keeps the product free of cancellation
+    # where they lie far from the origin.
+    z = z - z.detach().mean(0)
+    squares = z.square().sum(1)
+    return torch.addmm(squares, z, z.T, alpha=-2.0).add_(squares[:, None]).clamp_min(0.0)
+
+
+def _typical(distances: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+    """The median over pairs of different samples; their mean where most of them coincide."""
+    n = len(distances)
+    # The n zeros of the diagonal are the smallest entries, and each pair stands twice.
+    middle = n + (n * (n - 1) + 1) // 2
+    median = distances.flatten().kthvalue(min(middle, n * n)).values
+    mean = distances.sum() / max(1, n * (n - 1))
+    # Coinciding samples are apart by no more than the rounding of the product.
+    median = torch.where(median > 1e-5 * mean, median, mean)
+    return torch.where(median > 0, median, torch.ones_like(median))
