@@ -25,10 +25,11 @@ from domadapt.report.report import BASELINE, Candidate, Embedding
 
 INK = "#010203"
 SOURCE, TARGET = "#2f7ec7", "#d9730d"
-BEFORE, AFTER = "#7f8792", "#2f7ec7"
+BEFORE, AFTER, WORSE = "#7f8792", "#7a62d3", "#d6454f"
+#: Domains, candidates and classes never share a colour within the first five classes.
 CLASSES = (
-    *("#2f7ec7", "#d9730d", "#1f9e6e", "#c85fa5", "#7a62d3", "#8f8a12"),
-    *("#d6454f", "#1899b5", "#a5693f", "#7f8792", "#5a9e2f", "#a44f86"),
+    *("#1f9e6e", "#c85fa5", "#8f8a12", "#1899b5", "#a5693f", "#d6454f"),
+    *("#5a7fe0", "#5a9e2f", "#9a55b8", "#c9652a", "#4f8f9c", "#a4607a"),
 )
 #: Above these many classes a legend, and numbers in the cells, would no longer be readable.
 MAX_LEGEND = 12
@@ -53,7 +54,8 @@ def colour_of(candidate: Candidate, others: Sequence[Candidate]) -> str:
     if candidate.method == BASELINE:
         return BEFORE
     adapted = [c.name for c in others if c.method != BASELINE]
-    return CLASSES[adapted.index(candidate.name) % len(CLASSES)]
+    colours = (AFTER, *CLASSES)
+    return colours[adapted.index(candidate.name) % len(colours)]
 
 
 def class_colours(n: int) -> list[str]:
@@ -129,23 +131,18 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _thin(values: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` means of neighbouring values; NaN where a group has none."""
+    """At most `most` means of neighbouring values."""
     size = math.ceil(len(values) / most)
     padded = np.pad(values.astype(float), (0, -len(values) % size), constant_values=np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        thinned: np.ndarray = np.nanmean(padded.reshape(-1, size), axis=1)
+    thinned: np.ndarray = np.nanmean(padded.reshape(-1, size), axis=1)
     return thinned
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """A running mean over a twentieth of the points, without those that are missing."""
+    """A running mean over a twentieth of the points."""
     kernel = np.ones(max(1, len(values) // 20 // 2 * 2 + 1))
-    known = np.isfinite(values)
-    total = np.convolve(np.where(known, values, 0), kernel, "same")
-    count = np.convolve(known.astype(float), kernel, "same")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        smooth: np.ndarray = np.where(known, total / count, np.nan)
+    total = np.convolve(values, kernel, "same")
+    smooth: np.ndarray = total / np.convolve(np.ones(len(values)), kernel, "same")
     return smooth
 
 
@@ -160,15 +157,17 @@ def _draw_curve(ax: Axes, candidates: Sequence[Candidate], term: str) -> None:
     for c in candidates:
         if not c.history.get(term) or not c.history.get("step"):
             continue
-        steps = _thin(np.array(c.history["step"]), 400)
-        raw = _thin(np.array(c.history[term]), 400)
+        steps, raw = np.array(c.history["step"]), np.array(c.history[term])
+        # A term that was not logged at each step is drawn through the steps where it was.
+        known = np.isfinite(raw)
+        if not known.any():
+            continue
+        steps, raw = _thin(steps[known], 400), _thin(raw[known], 400)
         line = _smooth(raw)
         colour = colour_of(c, candidates)
         ax.plot(steps, raw, color=colour, linewidth=0.7, alpha=0.35)
         ax.plot(steps, line, color=colour, linewidth=1.6)
-        known = line[np.isfinite(line)]
-        if len(known):
-            low, high = min(low, float(known.min())), max(high, float(known.max()))
+        low, high = min(low, float(line.min())), max(high, float(line.max()))
     wide = low > 0 and high > 100 * low
     if wide:
         ax.set_yscale("log")
@@ -339,7 +338,7 @@ def per_class_accuracy(
 ) -> Figure:
     """Recall of each class: a dot for source-only, one for the adapted model, a line between."""
     k = len(class_names)
-    figure = _figure(5.2, 0.19 * k + 1.0)
+    figure = _figure(4.1, 0.19 * k + 0.9)
     ax = figure.subplots()
     old = before or [None] * k
     for i, (b, a) in enumerate(zip(old, after, strict=True)):
@@ -347,7 +346,7 @@ def per_class_accuracy(
             ax.plot(
                 [100 * b, 100 * a],
                 [i, i],
-                color=AFTER if a >= b else TARGET,
+                color=AFTER if a >= b else WORSE,
                 linewidth=2,
                 alpha=0.5,
             )
@@ -356,7 +355,7 @@ def per_class_accuracy(
                 ax.plot(100 * value, i, marker=marker, color=colour, markersize=5.5, clip_on=False)
     _dress(ax, None, grid="x")
     ax.set_yticks(range(k), [plain(n) for n in class_names])
-    ax.set(ylim=(k - 0.4, -0.6), xlim=(-1, 101), xlabel="target accuracy of the class, %")
+    ax.set(ylim=(k - 0.4, -0.6), xlim=(-1, 101), xlabel="accuracy on the target, %")
     handles = [
         Line2D([], [], linestyle="none", marker=m, color=colour, label=plain(name))
         for name, colour, m, shown in zip(

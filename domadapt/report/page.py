@@ -162,14 +162,16 @@ def _curves(report: Report, draw: _Drawer) -> list[Markup]:
 def _weights(candidates: Sequence[Candidate]) -> list[str]:
     """How the weight of each adaptation term went over the steps."""
     lines = []
+    adapted = [c for c in candidates if c.method != BASELINE]
     for c in candidates:
+        of = f" in {c.name}" if len(adapted) > 1 else ""
         for key, values in c.history.items():
             known = [v for v in values if math.isfinite(v)]
             if not key.startswith("weight/") or key == "weight/source" or not known:
                 continue
             first, last = f"{known[0]:.3g}", f"{known[-1]:.3g}"
             course = first if first == last else f"{first} at the first step, {last} at the last"
-            lines.append(f"{c.name}, {key.removeprefix('weight/')}: {course}")
+            lines.append(f"{key.removeprefix('weight/')}{of}: {course}")
     return lines
 
 
@@ -189,8 +191,8 @@ def _maps(report: Report, draw: _Drawer, shown: Sequence[Candidate]) -> list[dic
         drawn = []
         for by in ("domain", "class"):
             words = f"t-SNE map of the features of {c.name}, {when}, coloured by {by}."
-            title = figures.plain(f"{c.name}, by {by}", 40)
-            drawn.append(draw(figures.embedding_panel(e, names, by, title), words))
+            panel = figures.embedding_panel(e, names, by, f"by {by}")
+            drawn.append(draw(panel, words))
         maps.append(
             {
                 "name": c.name,
@@ -296,7 +298,7 @@ def render(report: Report) -> str:
         before=before,
         after=after,
         gain=report.gain(),
-        scored=any(c.target is not None for c in report.candidates),
+        scored=next((c.target for c in report.candidates if c.target is not None), None),
         groups=_groups(report),
         tiles=_tiles(shown or [chosen], len(names)),
         curves=_curves(report, draw),
