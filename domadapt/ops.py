@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +56,29 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
             a.lerp_(m.to(a.dtype), 1.0 - decay)
         else:
             a.copy_(m)
+
+
+def _batchnorms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    kind = nn.modules.batchnorm._BatchNorm
+    return [m for m in module.modules() if isinstance(m, kind) and m.training]
+
+
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether `module` has a BatchNorm layer that uses the statistics of the batch."""
+    return bool(_batchnorms(module))
+
+
+@contextmanager
+def kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it, BatchNorm normalises by the batch but leaves its running statistics alone."""
+    tracking = [m for m in _batchnorms(module) if m.track_running_stats]
+    for m in tracking:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in tracking:
+            m.track_running_stats = True
 
 
 def batch_size(x: Inputs) -> int:
