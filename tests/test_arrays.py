@@ -62,8 +62,9 @@ def test_a_doubtful_guess_is_noted() -> None:
 
 def test_float_images_are_scaled_to_bytes_without_loss() -> None:
     pixels = rng().integers(0, 256, (3, 3, 4, 4), dtype=np.uint8)
-    got = ArraySamples(pixels.astype(np.float64) / 255).__getitems__([0, 1, 2])
-    assert np.array_equal(got.numpy(), pixels)
+    for dtype in (np.float64, np.float16):
+        got = ArraySamples((pixels / 255).astype(dtype)).__getitems__([0, 1, 2])
+        assert np.array_equal(got.numpy(), pixels)
 
 
 def test_the_array_is_neither_copied_nor_converted(tmp_path: Path) -> None:
@@ -175,6 +176,7 @@ def test_a_data_set_streams_and_gives_names_to_its_labels() -> None:
     assert data.read == 5
     part = from_dataset(Subset(data, [5, 0]), name="some", labelled=True)
     assert part.labels.tolist() == ["owl", "cat"]
+    assert data.read == 6
 
 
 def test_labels_that_were_not_asked_for_are_not_looked_at() -> None:

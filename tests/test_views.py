@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from domadapt.data.views import AUGMENTATIONS, Preprocessing, make_views, views_from_config
+from domadapt.data.views import (
+    AUGMENTATIONS,
+    Preprocessing,
+    _erase,
+    make_views,
+    views_from_config,
+)
 from domadapt.errors import DomadaptError
 from domadapt.task import Raw
 
@@ -148,6 +154,19 @@ def test_glyphs_keep_dark_on_light_and_light_on_dark() -> None:
         # An erased patch may hide the mark; nothing may turn it round.
         assert (sign * (inside - corner) > -0.1).all()
         assert (sign * (inside - corner) > 0.2).float().mean() > 0.8
+
+
+def test_erasing_takes_one_rectangle_of_half_the_pictures() -> None:
+    x = torch.rand(400, 3, 40, 40, generator=gen())
+    got = _erase(x, gen(), area=(0.1, 0.2))
+    erased = (got != x).all(dim=1)
+    hit = erased.flatten(1).any(dim=1)
+    assert 0.4 < float(hit.float().mean()) < 0.6
+    share = erased[hit].float().mean(dim=(1, 2))
+    assert 0.08 < share.min() < share.max() < 0.22
+    rows, columns = erased[hit].any(dim=2).sum(dim=1), erased[hit].any(dim=1).sum(dim=1)
+    assert torch.equal(erased[hit].sum(dim=(1, 2)), rows * columns)
+    assert torch.equal(got.movedim(1, 3)[~erased], x.movedim(1, 3)[~erased])
 
 
 def test_a_photo_crop_keeps_between_half_and_all_of_the_picture() -> None:
