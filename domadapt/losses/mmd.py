@@ -61,8 +61,8 @@ def mmd(
     if scale is not None and not scale > 0:
         raise DomadaptError(f"scale must be positive; got {scale}.")
     with full_precision(z_s):
-        distances = _squared_distances(torch.cat([at_least_float32(z_s), at_least_float32(z_t)]))
-        g = _typical(distances.detach()) if scale is None else scale
+        distances = squared_distances(torch.cat([at_least_float32(z_s), at_least_float32(z_t)]))
+        g = median_distance(distances.detach()) if scale is None else scale
         # From the widest kernel to the narrowest each is the square of the one before.
         kernel = torch.exp(distances * (-1.0 / (2 ** (kernels // 2) * g)))
         total = kernel
@@ -80,7 +80,7 @@ def mmd(
         return value / kernels
 
 
-def _squared_distances(z: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
+def squared_distances(z: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     """All pairs' squared distances through one matrix product."""
     # Moving all samples together changes no distance, and keeps the product free of cancellation
     # where they lie far from the origin.
@@ -89,7 +89,7 @@ def _squared_distances(z: Float[Tensor, "n d"]) -> Float[Tensor, "n n"]:
     return torch.addmm(squares, z, z.T, alpha=-2.0).add_(squares[:, None]).clamp_min(0.0)
 
 
-def _typical(distances: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
+def median_distance(distances: Float[Tensor, "n n"]) -> Float[Tensor, ""]:
     """The median over pairs of different samples; their mean where most of them coincide."""
     n = len(distances)
     # The n zeros of the diagonal are the smallest entries, and each pair stands twice.
