@@ -253,6 +253,9 @@ def test_the_legend_names_up_to_12_classes(report):
     assert {"k0", "k11"} <= set(
         texts_of(figures.embedding_panel(e, [f"k{i}" for i in range(12)], "class", "t"))
     )
+    # Each class that occurs is named in the legend and on the map, for the colour-blind.
+    named = texts_of(figures.embedding_panel(e, ABC, "class", "t"))
+    assert sorted(t for t in named if t in ABC) == ["a", "a", "b", "b", "c", "c"]
     many = texts_of(figures.embedding_panel(e, [f"k{i}" for i in range(13)], "class", "t"))
     assert "k0" not in many
     assert {"source", "target"} <= set(many)

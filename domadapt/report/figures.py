@@ -241,6 +241,20 @@ def _draw_embedding(
                 alpha=0.75,
                 rasterized=len(x) > MAX_VECTOR_POINTS,
             )
+    if by == "class" and len(class_names) <= MAX_LEGEND:
+        # A name on each group of source samples, for those who cannot tell the colours apart.
+        for group in np.unique(label[domain == 0]).tolist():
+            of = (domain == 0) & (label == group)
+            ax.text(
+                float(np.median(x[of])),
+                float(np.median(y[of])),
+                plain(class_names[group], 7),
+                color=INK,
+                fontsize=8,
+                fontweight="bold",
+                ha="center",
+                va="center",
+            )
     _dress(ax, title, grid=None)
     for spine in ax.spines.values():
         spine.set_visible(True)
@@ -276,7 +290,7 @@ def embedding_panel(
         embedding: the map.
         class_names: in the order of the class ids.
         by: what the colour tells: "domain", or "class" (true ones, or the predicted ones of a
-            target without labels; grey: not known). Up to 12 classes are named in a legend.
+            target without labels; grey: not known). Up to 12 classes are named.
         title: of the panel.
     """
     handles = _embedding_handles(by, class_names)
