@@ -54,13 +54,19 @@ class _Window:
             self.terms.setdefault(name, []).append(value.detach())
         self.weights = weights
 
-    def close(self) -> dict[str, float]:
+    def close(self) -> tuple[dict[str, float], str | None]:
+        """Mean of each term, and the term that was the first to be NaN or infinite, if any."""
         names = list(self.terms)
-        if not names:
-            return {}
-        means = torch.stack([torch.stack(self.terms[n]).float().mean() for n in names])
+        values = torch.stack([torch.stack(self.terms[n]).float() for n in names])
         self.terms = {}
-        return dict(zip(names, means.tolist(), strict=True))
+        means = dict(zip(names, values.mean(1).tolist(), strict=True))
+        if all(math.isfinite(mean) for mean in means.values()):
+            return means, None
+        # One bad step spoils the weights and with them all terms of the next: the first one counts.
+        bad = ~torch.isfinite(values)
+        step = int(bad.any(0).int().argmax())
+        terms = [n for n, is_bad in zip(names, bad[:, step].tolist(), strict=True) if is_bad]
+        return means, terms[0]
 
 
 def make_accelerator(
@@ -280,14 +286,13 @@ class Trainer:
         seconds: float,
         on_log: Callable[[Log], None] | None,
     ) -> None:
-        losses = window.close()
+        losses, culprit = window.close()
         lr = max(float(group["lr"]) for group in optimizer.param_groups)
         point = {"step": float(self.step), "seconds": seconds, "lr": lr}
         point |= {f"loss/{name}": value for name, value in losses.items()}
         point |= {f"weight/{name}": value for name, value in window.weights.items()}
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise self._diverged(f"the loss term {name!r}", self.step)
+        if culprit is not None:
+            raise self._diverged(f"the loss term {culprit!r}", self.step)
         for name, value in point.items():
             self.history.setdefault(name, []).append(value)
         if self.track is not None:
