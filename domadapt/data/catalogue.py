@@ -49,8 +49,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from domadapt.data.arrays import ArraySamples, from_arrays
 from domadapt.data.digits import NAMES as DIGITS
 from domadapt.data.digits import digits_domain
+from domadapt.data.folder import from_folder
 from domadapt.errors import DomadaptError, unknown
 from domadapt.task import Domain, Task
 
@@ -344,8 +346,6 @@ _USPS = {"train": "usps.bz2", "test": "usps.t.bz2"}
 
 
 def _scan_domain(name: str, part: str, x: np.ndarray, y: np.ndarray) -> Domain:
-    from domadapt.data.arrays import from_arrays
-
     return from_arrays(
         x,
         y.astype(np.int64),
@@ -360,8 +360,6 @@ def _scan_domain(name: str, part: str, x: np.ndarray, y: np.ndarray) -> Domain:
 def _resized(of: Domain, size: int) -> Domain:
     """The same domain with its images in memory at ``size x size``; streamed ones as they are."""
     from torchvision.transforms.v2.functional import resize
-
-    from domadapt.data.arrays import ArraySamples
 
     samples = of.samples
     if not isinstance(samples, ArraySamples) or samples.x.shape[-2:] == (size, size):
@@ -526,14 +524,10 @@ def _find_mnist_m(name: str, root: Path) -> Path | None:
 
 
 def _load_folder(name: str, part: str | None, folder: Path) -> Domain:
-    from domadapt.data.folder import from_folder
-
     return from_folder(folder, name=name, augment="photo")
 
 
 def _load_mnist_m(name: str, part: str | None, folder: Path) -> Domain:
-    from domadapt.data.folder import from_folder
-
     inner = _below(folder, _MNIST_M[part or "train"])
     assert inner is not None
     return from_folder(inner, name=name, labelled=True, augment="glyph")
@@ -557,8 +551,6 @@ def _only_npz(folder: Path | None) -> Path | None:
 
 
 def _load_features(name: str, part: str | None, path: Path) -> Domain:
-    from domadapt.data.arrays import from_arrays
-
     with _reading(path), np.load(path, allow_pickle=False) as file:
         rows = np.flatnonzero(file["domain"] == name)
         if len(rows) == 0:
@@ -578,8 +570,6 @@ def _load_features(name: str, part: str | None, path: Path) -> Domain:
 
 def _load_surf(name: str, part: str | None, path: Path) -> Domain:
     from scipy.io import loadmat
-
-    from domadapt.data.arrays import from_arrays
 
     with _reading(path):
         file = loadmat(path)
@@ -621,8 +611,6 @@ def _reviews_file(folder: Path, name: str, part: str) -> Path | None:
 def _load_reviews(name: str, part: str | None, folder: Path) -> Domain:
     from sklearn.datasets import load_svmlight_file
 
-    from domadapt.data.arrays import from_arrays
-
     part = part or "train"
     path = _reviews_file(folder, name, part)
     assert path is not None
@@ -648,8 +636,6 @@ def _find_har(name: str, root: Path) -> Path | None:
 
 
 def _load_har(name: str, part: str | None, path: Path) -> Domain:
-    from domadapt.data.arrays import from_arrays
-
     with _reading(path), np.load(path, allow_pickle=False) as file:
         of_subject = file["subject"] == int(name)
         if part is not None:
