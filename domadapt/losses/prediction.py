@@ -35,8 +35,7 @@ def mcc(logits: Float[Tensor, "n c"], temperature: float = 2.5) -> Float[Tensor,
     with full_precision(logits):
         log_p = torch.log_softmax(at_least_float32(logits) / temperature, dim=1)
         p = log_p.exp()
-        # log_p is finite or, where p has underflowed, so low that p * log_p is 0 all the same.
-        entropy = -(p * log_p.clamp_min(torch.finfo(p.dtype).min)).sum(1).detach()
+        entropy = -(p * log_p).sum(1).detach()
         weight = 1.0 + torch.exp(-entropy)
         weight = len(p) * weight / weight.sum()
         confusion = (p * weight[:, None]).T @ p
