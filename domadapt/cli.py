@@ -102,9 +102,9 @@ def _training_flags(command: Any) -> Any:
         kind: Any = setting.type
         if type(None) not in typing.get_args(kind) or typing.get_origin(kind) is Literal:
             kind = kind | None if not isinstance(kind, str) else kind
-        shown = "none" if setting.default is None else setting.default
+        default = "none" if setting.default is None else setting.default
         option = typer.Option(
-            help=f"{setting.help} (scratch default: {shown})", rich_help_panel="Training"
+            help=f"{setting.help} (scratch default: {default})", rich_help_panel="Training"
         )
         kept.append(
             inspect.Parameter(
@@ -118,12 +118,10 @@ def _training_flags(command: Any) -> Any:
     def run(**given: Any) -> None:
         command(**given)
 
+    shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept]
+    # typer reads the signature; it is data here, made of both kinds of options.
+    vars(run)["__signature__"] = signature.replace(parameters=shown)
     run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__signature__ = signature.replace(
-        parameters=[  # type: ignore[attr-defined]
-            p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in kept
-        ]
-    )
     run.__annotations__ = {p.name: p.annotation for p in kept}
     return run
 
@@ -215,7 +213,7 @@ def adapt(
     if resume is not None:
         others = [a for a in sys.argv[1:] if a.startswith("--") and not a.startswith("--resume")]
         if others or source is not None:
-            given = (others or [source])[0]
+            given = others[0] if others else source
             raise DomadaptError(
                 f"--resume takes everything from the run itself; {given} cannot be changed. Start "
                 "a new run for that."
@@ -430,7 +428,7 @@ def _listing(what: str, root: Path | None) -> tuple[list[str], Iterable[tuple[st
     from domadapt.data.catalogue import tasks
 
     return ["task", "what it is", "classes", "from", "at hand"], [
-        (t.name, t.about, str(t.classes), t.origin, "yes" if t.at_hand else "no")
+        (t.name, t.what, str(t.classes), t.origin, "yes" if t.at_hand else "no")
         for t in tasks(root)
     ]
 
