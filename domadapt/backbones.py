@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
