@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -58,33 +59,43 @@ def method_names() -> list[str]:
 def method_class(name: str) -> type[Method]:
     """The class of a method by its name, or by ``path.py`` / ``path.py:name`` for one's own."""
     _scan()
-    if ".py" in name:
-        path, _, chosen = name.partition(".py")
-        file = Path(path + ".py")
-        module = load_file(file)
-        chosen = chosen.removeprefix(":")
-        here = [n for n, cls in _METHODS.items() if cls.__module__ == module.__name__]
-        found = sorted(here)
-        if chosen:
-            if chosen not in found:
-                raise unknown(f"method in {file}", chosen, found)
-            return _METHODS[chosen]
-        if len(found) != 1:
-            raise DomadaptError(
-                f"{file} must register exactly one method, or be given as {file}:name; "
-                f"it registers {', '.join(found) or 'none'}."
-            )
-        return _METHODS[found[0]]
+    own = re.fullmatch(r"(.+\.py)(?::(\w+))?", name)
+    if own is not None:
+        return _own_method(Path(own[1]), own[2])
     if name not in _METHODS:
         raise unknown("method", name, _METHODS)
     return _METHODS[name]
+
+
+def _own_method(file: Path, chosen: str | None) -> type[Method]:
+    # A file that was loaded before may have changed: what it registered then counts no more.
+    for name in [n for n, cls in _METHODS.items() if cls.__module__ == _module_name(file)]:
+        del _METHODS[name]
+    module = load_file(file)
+    found = sorted(n for n, cls in _METHODS.items() if cls.__module__ == module.__name__)
+    if chosen is not None:
+        if chosen not in found:
+            raise unknown(f"method in {file}", chosen, found)
+        return _METHODS[chosen]
+    if len(found) != 1:
+        raise DomadaptError(
+            f"{file} must register exactly one method, or be given as {file}:name; "
+            f"it registers {', '.join(found) or 'none'}."
+        )
+    return _METHODS[found[0]]
+
+
+def _module_name(path: Path) -> str:
+    # Files of one name in several folders are several modules.
+    where = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    return f"_domadapt_file_{path.stem}_{where}"
 
 
 def load_file(path: Path) -> types.ModuleType:
     """Import a Python file of the person's own."""
     if not path.is_file():
         raise DomadaptError(f"There is no file {path}.")
-    spec = importlib.util.spec_from_file_location(f"_domadapt_file_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(_module_name(path), path)
     if spec is None or spec.loader is None:
         raise DomadaptError(f"{path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
