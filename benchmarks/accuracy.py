@@ -1,0 +1,157 @@
+"""Target accuracy of methods over tasks and seeds, as one table.
+
+    python benchmarks/accuracy.py digits            # embedded, nothing to download
+    python benchmarks/accuracy.py mnist-usps        # reads DOMADAPT_DATA
+    python benchmarks/accuracy.py office31          # reads DOMADAPT_DATA
+
+Every method of a task starts from the same weights and takes the same steps, batches and
+augmentation; settings are the defaults. Target labels are read once, after training. A finished
+cell is not run again: delete the results file to begin anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from domadapt.data import load_task
+from domadapt.data.digits import NAMES
+from domadapt.defaults import training_for
+from domadapt.evaluation import evaluate
+from domadapt.inference import outputs_of
+from domadapt.methods import method_names
+from domadapt.report.report import versions
+from domadapt.runs.candidate import train_candidate
+from domadapt.runs.plan import ModelSpec, make_plan
+from domadapt.selection.validators import label_free
+
+HERE = Path(__file__).parent
+SUITES: dict[str, dict[str, Any]] = {
+    "digits": {
+        "tasks": [f"digits:{a}->{b}" for a in NAMES for b in NAMES if a != b],
+        "methods": None,
+        "model": {"name": "lenet"},
+    },
+    "mnist-usps": {
+        "tasks": ["mnist->usps", "usps->mnist"],
+        "methods": ["source_only", "dann", "mcc"],
+        "model": {"name": "lenet"},
+    },
+    "office31": {
+        "tasks": ["office31:amazon->webcam"],
+        "methods": None,
+        "model": {"name": f"{HERE}/backbones/mobilenet_v2.py:mobilenet_v2", "freeze": True},
+    },
+}
+
+
+def key_of(task: str, method: str, seed: int, settings: dict[str, Any]) -> str:
+    return json.dumps([task, method, seed, settings], sort_keys=True)
+
+
+def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []
+    done = {row["key"] for row in rows}
+    chosen = SUITES[suite]
+    methods = args.methods.split(",") if args.methods else chosen["methods"] or method_names()
+    methods = ["source_only", *(m for m in methods if m != "source_only")]
+    settings, training = json.loads(args.settings), json.loads(args.training)
+    cache = Path(args.cache) if args.cache else None
+    for name in args.tasks.split(",") if args.tasks else chosen["tasks"]:
+        plan = None
+        for seed in range(args.seeds):
+            for method in methods:
+                key = key_of(name, method, seed, {**settings.get(method, {}), **training})
+                if key in done:
+                    continue
+                if plan is None:
+                    plan = make_plan(load_task(name), ModelSpec(**chosen["model"]), cache=cache)
+                how = training_for(plan.kind, {**training, "seed": seed})
+                begun = time.perf_counter()
+                trained = train_candidate(plan, method, settings.get(method, {}), how)
+                test = outputs_of(trained.network, plan.task.target_test, plan.views)
+                val = outputs_of(trained.network, plan.task.source_val, plan.views)
+                scores = evaluate(plan.task, test)
+                assert scores is not None
+                rows.append(
+                    {
+                        "key": key,
+                        "task": name,
+                        "method": method,
+                        "seed": seed,
+                        "accuracy": scores.accuracy,
+                        "per_class_mean": scores.per_class_mean,
+                        "n": scores.n,
+                        **label_free(val, test),
+                        "seconds": round(time.perf_counter() - begun, 1),
+                        "settings": settings.get(method, {}),
+                    }
+                )
+                print(
+                    f"{name} {method} seed {seed}: {scores.accuracy:.4f} ({rows[-1]['seconds']} s)",
+                    flush=True,
+                )
+                about = {
+                    "suite": suite,
+                    "model": {**chosen["model"], "name": Path(chosen["model"]["name"]).name},
+                    "training": {k: v for k, v in asdict(how).items() if k != "seed"},
+                    "versions": versions(),
+                    "threads": torch.get_num_threads(),
+                    "rows": rows,
+                }
+                out.parent.mkdir(parents=True, exist_ok=True)
+                out.write_text(json.dumps(about, indent=1) + "\n")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over seeds, in percent, as Markdown; a last column of means."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = ["| method | " + " | ".join(t.split(":")[-1] for t in tasks) + " | mean |"]
+    lines.append("| --- " * (len(tasks) + 2) + "|")
+    for method in methods:
+        cells, means = [], []
+        for task in tasks:
+            found = [
+                100 * r["accuracy"] for r in rows if (r["task"], r["method"]) == (task, method)
+            ]
+            if not found:
+                cells.append("–")
+                continue
+            means.append(statistics.mean(found))
+            spread = statistics.stdev(found) if len(found) > 1 else 0.0
+            cells.append(f"{means[-1]:.1f} ± {spread:.1f}")
+        mean = f"{statistics.mean(means):.1f}" if len(means) == len(tasks) else "–"
+        lines.append(f"| {method} | " + " | ".join(cells) + f" | {mean} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--methods", default="", help="comma-separated; default: the suite's")
+    parser.add_argument("--tasks", default="", help="comma-separated; default: the suite's")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--settings", default="{}", help='JSON: {"mcc": {"temperature": 2}}')
+    parser.add_argument("--training", default="{}", help='JSON: {"steps": 500}')
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cache", default="", help="folder for the features of frozen backbones")
+    parser.add_argument("--out", default="", help="default: benchmarks/results/SUITE.json")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    out = Path(args.out) if args.out else HERE / "results" / f"{args.suite}.json"
+    rows = run(args.suite, args, out)
+    print(f"\nTarget accuracy in percent, mean ± standard deviation over {args.seeds} seeds")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
