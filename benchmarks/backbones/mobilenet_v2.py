@@ -4,7 +4,9 @@
 
 The weights are read from ``$DOMADAPT_DATA/models/mobilenet_v2_imagenet.safetensors``. They are
 TensorFlow's: its convolutions of stride 2 pad at the right and the bottom alone, and its batch
-norms are folded into scale and shift, so that the statistics are no statistics.
+norms are folded into scale and shift, so that the statistics are no statistics. Images are resized
+straight to 224 x 224: so the features agree best with those kept for Office-31, which were computed
+from the originals (cosine 0.99 on average; 0.93 with a resize to 256 and a crop).
 """
 
 from __future__ import annotations
