@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
+from accelerate.state import PartialState
 from torch import Tensor, nn
 
 from domadapt import checkpoint
@@ -18,7 +20,7 @@ from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs, confidence, domain_shift, evaluate, labels_for_plot
 from domadapt.export import export_onnx, export_pt2
 from domadapt.inference import outputs_of
-from domadapt.methods import build_method, method_settings
+from domadapt.methods import build_method, method_class, method_settings
 from domadapt.network import Network
 from domadapt.report.embedding import embedding
 from domadapt.report.page import render
@@ -37,8 +39,10 @@ from domadapt.runs.saved import (
     prediction_table,
 )
 from domadapt.selection.validators import label_free
+from domadapt.settings import parse_setting
 from domadapt.task import Domain, Split, Task
-from domadapt.trainer import make_accelerator
+from domadapt.trainer import Trainer, make_accelerator
+from domadapt.training import Training
 
 #: The method where none is named.
 DEFAULT_METHOD = "mcc"
@@ -84,6 +88,7 @@ def adapt(
     look: bool = True,
     progress: Progress | None = None,
     command: str | None = None,
+    request: Mapping[str, Any] | None = None,
 ) -> Adapted:
     """Adapt a model to unlabelled target data.
 
@@ -114,12 +119,15 @@ def adapt(
         look: compute t-SNE maps and measures of shift for the report.
         progress: is told of stages and losses.
         command: what repeats the run, for the report.
+        request: kept as ``run.json`` once all of it was accepted, for `domadapt adapt --resume`.
 
     Raises:
         DomadaptError: a setting, file or label that cannot be used; it says which and what to do.
     """
     task = _as_task(task)
     folder = None if out is None else Path(out)
+    check_folder(folder, resume)
+    _check_outputs(export, track, folder)
     name = model if isinstance(model, str) else None
     module = model if isinstance(model, nn.Module) else None
     spec = _spec(
@@ -132,14 +140,7 @@ def adapt(
         image_size=image_size,
         augment=augment,
     )
-    method_settings(method)
-    unknown_exports = sorted(set(export) - {"pt2", "onnx"})
-    if unknown_exports:
-        raise DomadaptError(f"export takes 'pt2' and 'onnx'; got {unknown_exports[0]!r}.")
-    if folder is not None and not resume and (folder / "candidates").exists():
-        raise DomadaptError(
-            f"{folder} already holds a run; choose another folder, or go on with it (resume)."
-        )
+    names = candidate_names(method)
     overrides = {**(training or {}), "seed": seed}
     device = make_accelerator(training_for("scratch", overrides)).device
     if progress is not None:
@@ -147,14 +148,16 @@ def adapt(
     cache = None if folder is None else folder / "cache"
     plan = make_plan(task, spec, module, cache, device)
     how = training_for(plan.kind, overrides)
-    # A wrong setting is refused before anything is trained.
-    build_method(method, plan.make_network(seed), settings)
+    # A wrong setting is refused before anything is trained or written.
+    _check_method(plan, method, settings, how)
+    if folder is not None:
+        _open(folder, request)
 
-    wanted = [(BASELINE, {})] if method == BASELINE else [(BASELINE, {}), (method, settings or {})]
+    wanted = [(BASELINE, _settings(BASELINE, None)), (method, _settings(method, settings))]
     trained = []
-    for one, given in wanted:
-        place = None if folder is None else folder / "candidates" / _folder_name(one)
-        trained.append(train_candidate(plan, one, dict(given), how, place, progress, track))
+    for own, (one, given) in zip(names, wanted[-len(names) :], strict=True):
+        place = None if folder is None else folder / "candidates" / own
+        trained.append(train_candidate(plan, one, given, how, place, progress, track))
     if progress is not None:
         progress.stage("measuring", 0)
     measured = [_measure(t, plan, device, seed, look) for t in trained]
@@ -180,7 +183,7 @@ def adapt(
     if folder is not None and is_main():
         if progress is not None:
             progress.stage("writing the report", 0)
-        _save(folder, plan, task, chosen, report, export)
+        report = _save(folder, plan, task, chosen, report, export)
     return Adapted(chosen.network, report)
 
 
@@ -192,16 +195,21 @@ def check(
     settings: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     seed: int = 0,
+    export: Sequence[str] = ("pt2",),
+    track: str | None = None,
     **spec: Any,
 ) -> str:
-    """What `adapt` would do with the same arguments, in words; refuses what it would refuse."""
+    """What `adapt` would do with the same arguments, in words; refuses what it would refuse.
+
+    A frozen backbone's features are not computed, and nothing is written.
+    """
+    _check_outputs(export, track, Path())
+    names = candidate_names(method)
     plan = make_plan(task, _spec(model, **{**spec, "freeze": False}))
     kind = "frozen" if spec.get("freeze") else plan.kind
     how = training_for(kind, {**(training or {}), "seed": seed})
-    network = plan.make_network(seed)
-    build_method(method, network, settings)
+    network = _check_method(plan, method, settings, how)
     parameters = sum(p.numel() for p in network.parameters())
-    names = [BASELINE] if method == BASELINE else [BASELINE, method]
     lines = [
         f"Task       {task!r}",
         f"Classes    {', '.join(task.class_names)}",
@@ -248,14 +256,84 @@ def _as_task(task: Task | str | tuple[Domain, Domain]) -> Task:
     return task
 
 
-def _folder_name(method: str) -> str:
-    return "".join(c if c.isalnum() or c in "+_-" else "_" for c in Path(method).name)
+def candidate_names(method: str) -> list[str]:
+    """What the candidates of a run with this method are called; the last one is kept."""
+    own = "+".join(method_class(part).name for part in method.split("+"))
+    return [BASELINE] if own == BASELINE else [BASELINE, own]
+
+
+def _settings(method: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All settings of a method: those given, and the defaults of the others."""
+    known = method_settings(method)
+    values = {name: setting.default for name, setting in known.items()}
+    return values | {k: parse_setting(known[k], v) for k, v in (given or {}).items()}
+
+
+def _check_method(
+    plan: Plan, method: str, settings: Mapping[str, Any] | None, how: Training
+) -> Network:
+    """Refuse settings and needs that cannot be met; returns a network as it would be trained."""
+    built = build_method(method, plan.make_network(how.seed), settings)
+    Trainer(built, plan.task, plan.views, how)
+    return built.network
+
+
+def check_folder(folder: Path | None, resume: bool) -> None:
+    """Refuse to go on with what is no unfinished run, and to write over one."""
+    if resume and (folder is None or not folder.is_dir()):
+        raise DomadaptError(f"Only a run's folder can be gone on with; there is none at {folder}.")
+    if folder is None:
+        return
+    if resume and (folder / CONFIG).exists():
+        raise DomadaptError(
+            f"The run in {folder} is finished: nothing is left to do. `domadapt predict {folder} "
+            "DATA` uses its model; for another run choose another folder."
+        )
+    if not resume and any((folder / held).exists() for held in ("run.json", "candidates", CONFIG)):
+        raise DomadaptError(
+            f"{folder} already holds a run. Choose another folder with --out, go on with it "
+            f"(--resume {folder}), or delete it."
+        )
+
+
+def _check_outputs(export: Sequence[str], track: str | None, folder: Path | None) -> None:
+    strange = sorted(set(export) - {"pt2", "onnx"})
+    if strange:
+        raise DomadaptError(f"export takes 'pt2' and 'onnx'; got {strange[0]!r}.")
+    missing = [p for p in ("onnx", "onnxscript") if importlib.util.find_spec(p) is None]
+    if "onnx" in export and missing:
+        raise DomadaptError("ONNX export needs the extra: pip install 'domadapt[onnx]'.")
+    if track is None:
+        return
+    if track not in ("tensorboard", "wandb"):
+        raise DomadaptError(f"Curves go to 'tensorboard' or 'wandb'; got {track!r}.")
+    if importlib.util.find_spec(track) is None:
+        raise DomadaptError(
+            f"Logging with {track} needs its package: pip install 'domadapt[tracking]'."
+        )
+    if folder is None:
+        raise DomadaptError(f"Logging with {track} needs a folder for its files; give out.")
+
+
+def _open(folder: Path, request: Mapping[str, Any] | None) -> None:
+    """Make a run's folder and keep what was asked for."""
+    # No process may look for an older run after the first has begun to write this one.
+    PartialState().wait_for_everyone()
+    if not is_main():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if request is not None:
+            checkpoint.write_json(folder / "run.json", request)
+    except OSError as error:
+        raise DomadaptError(
+            f"The run needs a folder that can be written to; {folder} cannot "
+            f"({error.strerror}). Choose another with --out."
+        ) from error
 
 
 def is_main() -> bool:
     """Whether this is the process that writes files and speaks."""
-    from accelerate.state import PartialState
-
     return bool(PartialState().is_main_process)
 
 
@@ -335,18 +413,19 @@ def _save(
     chosen: _Measured,
     report: Report,
     export: Sequence[str],
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+) -> Report:
     network = chosen.network
     checkpoint.save_tensors(
         folder / MODEL, checkpoint.module_state(network), {"class_names": list(task.class_names)}
     )
-    if "pt2" in export or plan.spec.name == "module":
-        checkpoint.write_atomically(folder / EXPORT, lambda p: export_pt2(network, plan.example, p))
-    if "onnx" in export:
-        checkpoint.write_atomically(
-            folder / "model.onnx", lambda p: export_onnx(network, plan.example, p)
-        )
+    makers = {"pt2": (export_pt2, EXPORT), "onnx": (export_onnx, "model.onnx")}
+    for what in sorted({*export, "pt2"} if plan.spec.name == "module" else set(export)):
+        make, file = makers[what]
+        try:
+            make(network, plan.example, folder / file)
+        except DomadaptError as error:
+            # A model that cannot be exported is trained all the same: nothing of it is thrown away.
+            report = replace(report, warnings=[*report.warnings, f"{file} is missing: {error}"])
     tables = []
     for split in (task.target_train, task.target_test):
         if split.name in chosen.predictions:
@@ -378,3 +457,4 @@ def _save(
     }
     # Written last: a folder that has it is a finished run.
     checkpoint.write_json(folder / CONFIG, config)
+    return report

@@ -6,6 +6,7 @@ are written down once. torch is imported by the commands that need it, not by ``
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import json
 import shlex
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Adapt a model to unlabelled target data, know whether it helped, and see why.",
 )
@@ -61,6 +61,17 @@ def _say(text: str, error: bool = False) -> None:
     from rich.console import Console
 
     Console(stderr=error, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _write(path: Path, text: str) -> None:
+    from domadapt import checkpoint
+
+    try:
+        checkpoint.write_text(path, text)
+    except OSError as error:
+        raise DomadaptError(
+            f"{path} cannot be written ({error.strerror}); choose another file with -o."
+        ) from error
 
 
 def _load(
@@ -128,6 +139,10 @@ def _training_flags(command: Any) -> Any:
 
 #: Values of the method's own flags, taken from the command line before typer reads the rest.
 _method_flags: dict[str, Any] = {}
+#: All flags that the chosen method has, for the suggestion where one is misspelt.
+_known_flags: list[str] = []
+#: What typer raises where it cannot use a command line; typer has no public name for it.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 @app.command()
@@ -208,7 +223,6 @@ def adapt(
 
     Give --method X with --help for the settings of X.
     """
-    from domadapt import checkpoint
 
     if resume is not None:
         others = [a for a in sys.argv[1:] if a.startswith("--") and not a.startswith("--resume")]
@@ -218,8 +232,8 @@ def adapt(
                 f"--resume takes everything from the run itself; {given} cannot be changed. Start "
                 "a new run for that."
             )
-        request = checkpoint.read_json(resume / "run.json")
         out = resume
+        request = _request_of(resume)
     else:
         if source is None or target is None:
             raise DomadaptError(
@@ -256,40 +270,69 @@ def adapt(
     _adapt(request, out, resume is not None, dry_run)
 
 
-def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> None:
+def _request_of(folder: Path) -> dict[str, Any]:
+    """What a run that is to go on was asked for."""
     from domadapt import checkpoint
+    from domadapt.adaptation import check_folder
+
+    check_folder(folder, resume=True)
+    file = folder / "run.json"
+    if not file.exists():
+        raise DomadaptError(
+            f"{folder} holds no run to go on with: it has no run.json. Start one with "
+            f"`domadapt adapt SOURCE TARGET --out {folder}`."
+        )
+    request = checkpoint.read_json(file)
+    if not isinstance(request, dict) or "arguments" not in request:
+        raise DomadaptError(f"{file} was not written by `domadapt adapt`; start a new run.")
+    return request
+
+
+def _lasting(request: dict[str, Any]) -> dict[str, Any]:
+    """The request with paths that hold wherever it is gone on with from."""
+
+    def absolute(path: str | None) -> str | None:
+        return path if path is None or not Path(path).exists() else str(Path(path).resolve())
+
+    kept = {k: absolute(request[k]) for k in ("source", "target", "target_test", "data_root")}
+    arguments = dict(request["arguments"])
+    files = {k: absolute(arguments[k]) for k in ("weights", "checkpoint_file")}
+    return {**request, **kept, "arguments": {**arguments, **files}}
+
+
+def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> None:
     from domadapt.adaptation import adapt as run
-    from domadapt.adaptation import check, is_main
+    from domadapt.adaptation import candidate_names, check, check_folder, is_main
     from domadapt.progress import make_progress
-    from domadapt.report.report import BASELINE
 
     arguments = request["arguments"]
+    check_folder(out, resume)
+    names = candidate_names(arguments["method"])
     task = _make_task(request)
-    if not resume and (out / "run.json").exists():
-        raise DomadaptError(
-            f"{out} already holds a run. Choose another folder with --out, go on with it "
-            f"(--resume {out}), or delete it."
-        )
     if dry_run:
-        _say(check(task, **{k: v for k, v in arguments.items() if k not in ("export", "track")}))
+        _say(check(task, **arguments))
+    if is_main():
         for note in task.notes:
             _say(f"Note: {note}")
+    if dry_run:
         _say(f"Nothing was done. The run would go to {out}.")
         return
-    for note in task.notes:
-        _say(f"Note: {note}")
-    if is_main():
-        checkpoint.write_json(out / "run.json", request)
-    names = [BASELINE] if arguments["method"] == BASELINE else [BASELINE, arguments["method"]]
-    with make_progress(names) as progress:
-        _, report = run(
-            task,
-            out=out,
-            resume=resume,
-            progress=progress,
-            command=request["command"],
-            **arguments,
-        )
+    try:
+        with make_progress(names, quiet=not is_main()) as progress:
+            _, report = run(
+                task,
+                out=out,
+                resume=resume,
+                progress=progress,
+                command=request["command"],
+                request=None if resume else _lasting(request),
+                **arguments,
+            )
+    except KeyboardInterrupt:
+        begun = (out / "run.json").exists()
+        more = f"; go on with `domadapt adapt --resume {out}`." if begun else "; nothing was kept."
+        _say(f"Interrupted{more}", error=True)
+        raise typer.Exit(130) from None
     if is_main():
         _say(report.summary())
         metric = request["metric"]
@@ -315,7 +358,6 @@ def predict(
     data_root: DataRoot = None,
 ) -> None:
     """Predict the classes of new data with a run's adapted model."""
-    from domadapt import checkpoint
     from domadapt.runs.saved import load_run, prediction_table
     from domadapt.runs.saved import predict as probabilities
 
@@ -329,7 +371,7 @@ def predict(
     if output is None:
         sys.stdout.write(csv)
     else:
-        checkpoint.write_text(output, csv)
+        _write(output, csv)
         _say(f"{len(domain)} predictions in {output}.")
     for note in domain.notes:
         _say(f"Note: {note}", error=True)
@@ -382,13 +424,12 @@ def report(
     ] = None,
 ) -> None:
     """Draw a run's page again from its report.json, without training."""
-    from domadapt import checkpoint
     from domadapt.report.page import render
     from domadapt.report.report import Report
 
     loaded = Report.load(run)
     page = output or (run if run.is_dir() else run.parent) / "report.html"
-    checkpoint.write_text(page, render(loaded))
+    _write(page, render(loaded))
     _say(loaded.summary())
     _say(f"Page: {page}")
 
@@ -451,6 +492,7 @@ def _needs(cls: Any) -> str:
 def _take_method_flags(argv: list[str]) -> list[str]:
     """Take the flags of the chosen method out of `argv`; what is left is typer's."""
     _method_flags.clear()
+    _known_flags.clear()
     if not argv or argv[0] != "adapt":
         return argv
     chosen = None
@@ -465,6 +507,7 @@ def _take_method_flags(argv: list[str]) -> list[str]:
     from domadapt.methods import method_settings
 
     settings = method_settings(chosen or "mcc")
+    _known_flags.extend(f"--{name.replace('_', '-')}" for name in settings)
     if chosen is not None and asks_help:
         _method_help(chosen, settings)
         raise typer.Exit
@@ -501,18 +544,46 @@ def _method_help(name: str, settings: dict[str, Any]) -> None:
         _say("  none")
 
 
+def _sentence(error: Any, argv: list[str]) -> str:
+    """What typer cannot use, in one sentence: what was given, what is allowed, where to look."""
+    where = "domadapt" if error.ctx is None else error.ctx.command_path
+    more = f"See `{where} --help`."
+    option = getattr(error, "option_name", None)
+    if option is not None:
+        known = [flag for p in error.ctx.command.params for flag in p.opts] + _known_flags
+        near = difflib.get_close_matches(option, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return f"`{where}` has no option {option}.{hint} {more}"
+    text = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
+    flags = getattr(getattr(error, "param", None), "opts", [])
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        given = value if equals else following
+        if flag in flags and given and given not in text:
+            text = f"{text}; got {given!r}"
+    return f"{text}{'' if text.endswith('?') else '.'} {more}"
+
+
 def main() -> None:
     """The entry point of ``domadapt``."""
+    argv = sys.argv[1:] or ["--help"]
+    code: Any = 2
     try:
-        app(args=_take_method_flags(sys.argv[1:]), prog_name="domadapt")
-    except typer.Exit:
-        sys.exit(0)
+        rest = _take_method_flags(argv)
+        code = app(args=rest, prog_name="domadapt", standalone_mode=False)
+    except typer.Exit as end:
+        code = end.exit_code
     except DomadaptError as error:
         _say(f"Error: {error}", error=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        _say("Interrupted; go on with `domadapt adapt --resume FOLDER`.", error=True)
-        sys.exit(130)
+    except _UsageError as error:
+        _say(f"Error: {_sentence(error, argv)}", error=True)
+    except OSError as error:
+        # A full disk, a folder that may not be written to: nothing that a traceback explains.
+        _say(f"Error: {error.strerror or error}: {error.filename}.", error=True)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("Interrupted.", error=True)
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
@@ -58,17 +57,21 @@ class Rich:
             name: bars.add_task(name, total=None, start=False, losses="waiting") for name in names
         }
         self.current: TaskID | None = None
-        self.began = (0, time.perf_counter())
 
     def stage(self, name: str, steps: int) -> None:
         """Start the bar of this part, or one without length for what has no steps."""
         if name not in self.tasks:
             self.tasks[name] = self.bars.add_task(name, total=None, losses="")
-        if self.current is not None and not self.bars.tasks[self.current].total:
-            self.bars.update(self.current, total=1, completed=1)
+        self.finish()
         self.current = self.tasks[name]
         self.bars.start_task(self.current)
         self.bars.update(self.current, total=steps or None, losses="")
+
+    def finish(self) -> None:
+        """Fill the bar of the part that is over."""
+        if self.current is not None:
+            total = self.bars.tasks[self.current].total or 1
+            self.bars.update(self.current, total=total, completed=total)
 
     def log(self, point: Log) -> None:
         """Move the bar and show the losses."""
@@ -79,10 +82,25 @@ class Rich:
             )
 
 
+class Silent:
+    """Nothing at all: what all processes but the first show."""
+
+    def stage(self, name: str, steps: int) -> None:
+        """Show nothing."""
+
+    def log(self, point: Log) -> None:
+        """Show nothing."""
+
+
 @contextmanager
-def make_progress(names: Sequence[str], file: TextIO | None = None) -> Iterator[Progress]:
-    """Bars where `file` (standard error) is a terminal, else plain lines."""
+def make_progress(
+    names: Sequence[str], file: TextIO | None = None, quiet: bool = False
+) -> Iterator[Progress]:
+    """Bars where `file` (standard error) is a terminal, else plain lines; nothing if `quiet`."""
     out = file or sys.stderr
+    if quiet:
+        yield Silent()
+        return
     if not out.isatty():
         yield Lines(out)
         return
@@ -95,4 +113,6 @@ def make_progress(names: Sequence[str], file: TextIO | None = None) -> Iterator[
         console=Console(file=out),
     )
     with bars:
-        yield Rich(bars, names)
+        shown = Rich(bars, names)
+        yield shown
+        shown.finish()

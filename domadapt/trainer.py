@@ -199,6 +199,9 @@ class Trainer:
         if self.path is not None and self.path.exists():
             self._restore(bare)
         model, optimizer = accelerator.prepare(method, bare)
+        # Only fp16's loss scaling needs accelerate's own backward and step; beside it they search
+        # the disk for optional packages at every step, which a small network feels.
+        scaled = accelerator.scaler is not None
         own = {id(p) for p in method.network.parameters()}
         parts = (
             [p for p in method.network.parameters() if p.requires_grad],
@@ -223,15 +226,15 @@ class Trainer:
                     total = losses.total
                     if training.accumulate > 1:
                         total = total / training.accumulate
-                    accelerator.backward(total)
+                    accelerator.backward(total) if scaled else total.backward()
                 window.add(losses.terms, losses.weights)
             if training.clip is not None:
                 accelerator.unscale_gradients(optimizer)
                 for part in parts:
                     if part:
                         nn.utils.clip_grad_norm_(part, training.clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            optimizer.step() if scaled else bare.step()
+            bare.zero_grad()
             method.after_step(progress)
             self.step = step + 1
             if self.step % training.log_every == 0 or self.step == training.steps:
@@ -239,6 +242,7 @@ class Trainer:
                 self._maybe_save(bare)
         if self.track is not None:
             accelerator.end_training()
+        self._share_buffers()
         network = method.adapted()
         broken = [n for n, p in network.named_parameters() if not torch.isfinite(p).all()]
         if broken:
@@ -272,7 +276,14 @@ class Trainer:
         steps, times = self.training.steps, min(self.method.refreshes, self.training.steps)
         return step == 0 or step * times // steps != (step - 1) * times // steps
 
+    def _share_buffers(self) -> None:
+        """Give every process the first one's buffers (running statistics), as a save would."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.method.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def _refresh(self, progress: float) -> None:
+        self._share_buffers()
         target = outputs_of(
             self.method.network, self.task.target_train, self.views, device=self.accelerator.device
         )
@@ -350,7 +361,13 @@ class Trainer:
             parts[where][key] = value
         checkpoint.load_module_state(self.method, parts["method"], self.path)
         checkpoint.load_optimizer_state(optimizer, parts["optimizer"], about["optimizer"])
-        torch.set_rng_state(parts["random"]["cpu"])
+        # Only the first process's numbers were kept; the others draw new ones of their own.
+        if self.accelerator.is_main_process:
+            torch.set_rng_state(parts["random"]["cpu"])
+        else:
+            torch.manual_seed(
+                hash((self.training.seed, self.accelerator.process_index, about["step"])) % 2**63
+            )
         if "cuda" in parts["random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(parts["random"]["cuda"], self.accelerator.device)
         if about["scaler"] is not None and self.accelerator.scaler is not None:

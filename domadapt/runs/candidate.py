@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from domadapt import checkpoint
+from domadapt.errors import DomadaptError
 from domadapt.methods import build_method
 from domadapt.methods.registry import method_class
 from domadapt.network import Network
@@ -85,6 +86,10 @@ def train_candidate(
 
     The folder ends with the weights and ``result.json``, written last: a candidate that has it is
     finished. Before that it may hold a checkpoint, from which training goes on.
+
+    Raises:
+        DomadaptError: what the folder holds was made with other settings, other data or another
+            version of torch or of the method.
     """
     network = plan.make_network(training.seed)
     built = build_method(method, network, settings)
@@ -94,18 +99,22 @@ def train_candidate(
         progress.stage(name, training.steps)
     if folder is not None and (folder / RESULT).exists():
         result = checkpoint.read_json(folder / RESULT)
-        if result["key"] == key:
-            state, _ = checkpoint.load_tensors(folder / WEIGHTS)
-            checkpoint.load_module_state(network, state, folder / WEIGHTS)
-            return Trained(
-                name,
-                method,
-                dict(settings),
-                network.eval(),
-                result["history"],
-                result["seconds"],
-                built.trains_on_confidence,
+        if result.get("key") != key:
+            raise DomadaptError(
+                f"{folder} was trained with other settings, data or versions; go on with the same, "
+                "or begin a run in another folder."
             )
+        state, _ = checkpoint.load_tensors(folder / WEIGHTS)
+        checkpoint.load_module_state(network, state, folder / WEIGHTS)
+        return Trained(
+            name,
+            method,
+            dict(settings),
+            network.eval(),
+            result["history"],
+            result["seconds"],
+            built.trains_on_confidence,
+        )
     trainer = Trainer(
         built,
         plan.task,
