@@ -168,6 +168,18 @@ def test_adamatch_terms_by_hand() -> None:
     torch.testing.assert_close(source, (weak + torch.tensor(2.0).log()) / 2)
 
 
+def test_adamatch_aligns_classes_before_it_labels() -> None:
+    # The target leans to class 0 throughout, the source to class 1: (0.6, 0.4) becomes
+    # (0.6 * 0.3 / 0.6, 0.4 * 0.7 / 0.4) = (0.3, 0.7), so class 1 is the label.
+    out = BatchOutputs(
+        logits_s=torch.tensor([[0.3, 0.7]]).log(),
+        logits_t=torch.tensor([[0.6, 0.4]]).log(),
+        logits_t_strong=torch.tensor([[0.2, 0.8]]).log(),
+    )
+    (value,) = adamatch().terms(out, Batch(None, None, None, 0.5)).values()
+    torch.testing.assert_close(value, -torch.tensor(0.8).log(), rtol=1e-4, atol=0)
+
+
 def test_adamatch_sends_no_gradient_through_its_labels() -> None:
     method, batch = adamatch(), views()
     out = method.outputs(batch)
