@@ -36,7 +36,7 @@ class Samples(Protocol):
     def __getitems__(self, indices: Sequence[int], /) -> Raw: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Domain:
     """A named data set of one distribution.
 
@@ -80,6 +80,11 @@ class Domain:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def __repr__(self) -> str:
+        # Not the labels: a target's have no place in a log.
+        of = "unlabelled" if self.labels is None else "labelled"
+        return f"Domain({self.name}, {self.kind}, {len(self)} samples, {of})"
 
     def unlabelled(self) -> Domain:
         """The same samples without their labels."""
@@ -205,7 +210,8 @@ def canonical(label: object) -> str | None:
     return str(label)
 
 
-def _class_order(names: set[str]) -> tuple[str, ...]:
+def class_order(names: set[str]) -> tuple[str, ...]:
+    """Class names in order: numbers by value, words by the alphabet."""
     try:
         return tuple(sorted(names, key=int))
     except ValueError:
@@ -472,7 +478,7 @@ class Task:
             raise DomadaptError(
                 f"A classifier needs at least 2 source classes; found {', '.join(sorted(found))}."
             )
-        return _class_order(found)
+        return class_order(found)
 
     @staticmethod
     def _pool(sources: Sequence[Domain]) -> Domain:

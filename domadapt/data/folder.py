@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from domadapt.errors import DomadaptError
-from domadapt.task import Domain, Raw, _class_order
+from domadapt.task import Domain, Raw, class_order
 
 #: The endings that count as images; files with another one are skipped and counted.
 EXTENSIONS = (
@@ -184,7 +184,7 @@ def from_folder(
         folders = {e.name: e.name for e in os.scandir(root) if e.is_dir() and _shown(e.name)}
         # One string object per class, however many images it has.
         labels = np.array([folders[file.split("/", 1)[0]] for file in found], dtype=object)
-        class_names = _class_order(set(folders))
+        class_names = class_order(set(folders))
         notes += _empty_classes(class_names, labels)
     paths = Paths(found)
     return Domain(
