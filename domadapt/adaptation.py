@@ -15,7 +15,7 @@ from accelerate.state import PartialState
 from torch import Tensor, nn
 
 from domadapt import checkpoint
-from domadapt.defaults import training_for
+from domadapt.defaults import BOTTLENECK, training_for
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs, confidence, domain_shift, evaluate, labels_for_plot
 from domadapt.export import export_onnx, export_pt2
@@ -48,6 +48,10 @@ from domadapt.training import Training
 DEFAULT_METHOD = "mcc"
 #: Features kept per domain for shift measures and t-SNE.
 MAX_FEATURES = 2000
+
+
+#: The parts of a run beside the training of its candidates.
+PREPARING, MEASURING, WRITING = "preparing data", "measuring", "writing the report"
 
 
 class Adapted(NamedTuple):
@@ -127,7 +131,7 @@ def adapt(
     task = _as_task(task)
     folder = None if out is None else Path(out)
     check_folder(folder, resume)
-    _check_outputs(export, track, folder)
+    _check_given(task, export, track, folder, seed, image_size)
     name = model if isinstance(model, str) else None
     module = model if isinstance(model, nn.Module) else None
     spec = _spec(
@@ -144,7 +148,7 @@ def adapt(
     overrides = {**(training or {}), "seed": seed}
     device = make_accelerator(training_for("scratch", overrides)).device
     if progress is not None:
-        progress.stage("preparing data", 0)
+        progress.stage(PREPARING, 0)
     cache = None if folder is None else folder / "cache"
     plan = make_plan(task, spec, module, cache, device)
     how = training_for(plan.kind, overrides)
@@ -159,7 +163,7 @@ def adapt(
         place = None if folder is None else folder / "candidates" / own
         trained.append(train_candidate(plan, one, given, how, place, progress, track))
     if progress is not None:
-        progress.stage("measuring", 0)
+        progress.stage(MEASURING, 0)
     measured = [_measure(t, plan, device, seed, look) for t in trained]
     chosen = measured[-1]
     report = Report(
@@ -182,7 +186,7 @@ def adapt(
     )
     if folder is not None and is_main():
         if progress is not None:
-            progress.stage("writing the report", 0)
+            progress.stage(WRITING, 0)
         report = _save(folder, plan, task, chosen, report, export)
     return Adapted(chosen.network, report)
 
@@ -203,8 +207,10 @@ def check(
 
     A frozen backbone's features are not computed, and nothing is written.
     """
-    _check_outputs(export, track, Path())
+    _check_given(task, export, track, Path(), seed, spec.get("image_size"))
     names = candidate_names(method)
+    if spec.get("freeze") and spec.get("bottleneck") is None:
+        spec["bottleneck"] = BOTTLENECK["frozen"]
     plan = make_plan(task, _spec(model, **{**spec, "freeze": False}))
     kind = "frozen" if spec.get("freeze") else plan.kind
     how = training_for(kind, {**(training or {}), "seed": seed})
@@ -262,6 +268,11 @@ def candidate_names(method: str) -> list[str]:
     return [BASELINE] if own == BASELINE else [BASELINE, own]
 
 
+def parts_of_run(method: str) -> list[str]:
+    """What a run with this method tells of, in order."""
+    return [PREPARING, *candidate_names(method), MEASURING, WRITING]
+
+
 def _settings(method: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """All settings of a method: those given, and the defaults of the others."""
     known = method_settings(method)
@@ -296,7 +307,21 @@ def check_folder(folder: Path | None, resume: bool) -> None:
         )
 
 
-def _check_outputs(export: Sequence[str], track: str | None, folder: Path | None) -> None:
+def _check_given(
+    task: Task,
+    export: Sequence[str],
+    track: str | None,
+    folder: Path | None,
+    seed: int,
+    image_size: int | None,
+) -> None:
+    if seed < 0:
+        raise DomadaptError(f"seed must not be negative; got {seed}.")
+    if image_size is not None and task.kind != "image":
+        raise DomadaptError(
+            f"image_size is for images, and {task.name} has data of kind {task.kind!r}; leave it "
+            "out."
+        )
     strange = sorted(set(export) - {"pt2", "onnx"})
     if strange:
         raise DomadaptError(f"export takes 'pt2' and 'onnx'; got {strange[0]!r}.")

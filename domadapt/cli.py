@@ -79,7 +79,16 @@ def _load(
 ) -> Domain:
     from domadapt.data import load
 
+    if not _is_table(spec):
+        # Only tables have columns; arrays of the same width are as good.
+        more = {**more, "columns": None}
     return load(spec, label_column=label_column, group_column=group_column, data_root=root, **more)
+
+
+def _is_table(spec: str) -> bool:
+    from domadapt.data.table import EXTENSIONS
+
+    return spec.lower().endswith(EXTENSIONS)
 
 
 def _make_task(request: dict[str, Any]) -> Task:
@@ -87,13 +96,20 @@ def _make_task(request: dict[str, Any]) -> Task:
     from domadapt.task import Task
 
     root = None if request["data_root"] is None else Path(request["data_root"])
-    columns = (request["label_column"], request["group_column"])
-    source = _load(request["source"], *columns, root, labelled=True)
+    places = [request[k] for k in ("source", "target", "target_test") if request[k] is not None]
+    some_table = any(_is_table(place) for place in places)
+
+    def read(place: str, **more: Any) -> Domain:
+        # The label column is the tables' affair; it is refused where there is no table at all.
+        label = request["label_column"] if _is_table(place) or not some_table else None
+        return _load(place, label, request["group_column"], root, **more)
+
+    source = read(request["source"], labelled=True)
     asked = getattr(source.samples, "columns", None)
-    target = _load(request["target"], *columns, root, columns=asked)
+    target = read(request["target"], columns=asked)
     test = None
     if request["target_test"] is not None:
-        test = _load(request["target_test"], *columns, root, columns=asked)
+        test = read(request["target_test"], columns=asked)
     return Task(source, target, target_test=test, extra_classes=request["extra_classes"])
 
 
@@ -302,12 +318,12 @@ def _lasting(request: dict[str, Any]) -> dict[str, Any]:
 
 def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> None:
     from domadapt.adaptation import adapt as run
-    from domadapt.adaptation import candidate_names, check, check_folder, is_main
+    from domadapt.adaptation import check, check_folder, is_main, parts_of_run
     from domadapt.progress import make_progress
 
     arguments = request["arguments"]
     check_folder(out, resume)
-    names = candidate_names(arguments["method"])
+    parts = parts_of_run(arguments["method"])
     task = _make_task(request)
     if dry_run:
         _say(check(task, **arguments))
@@ -318,7 +334,7 @@ def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> N
         _say(f"Nothing was done. The run would go to {out}.")
         return
     try:
-        with make_progress(names, quiet=not is_main()) as progress:
+        with make_progress(parts, quiet=not is_main()) as progress:
             _, report = run(
                 task,
                 out=out,

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from domadapt.runs.candidate import Progress
 from domadapt.trainer import Log
@@ -17,6 +18,17 @@ from domadapt.trainer import Log
 
 def _losses(point: Log) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in point.losses.items())
+
+
+def _pace(point: Log) -> str:
+    """Rate and time left, from all of the training so far, whichever process did it."""
+    rate = point.step / max(point.seconds, 1e-9)
+    left = round((point.steps - point.step) / max(rate, 1e-9))
+    minutes, seconds = divmod(left, 60)
+    time = f"{seconds} s" if not minutes else f"{minutes} min {seconds:02} s"
+    if minutes >= 60:
+        time = f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{rate:.{0 if rate >= 10 else 1}f} steps/s, {time} left"
 
 
 class Lines:
@@ -38,48 +50,45 @@ class Lines:
         if done + 1e-9 < self.next:
             return
         self.next = done + 0.1
-        rate = point.step / max(point.seconds, 1e-9)
-        left = (point.steps - point.step) / max(rate, 1e-9)
         print(
-            f"  {self.name} {point.step}/{point.steps}  {_losses(point)}  {rate:.0f} steps/s, "
-            f"{left:.0f} s left",
+            f"  {self.name} {point.step}/{point.steps}  {_losses(point)}  {_pace(point)}",
             file=self.file,
             flush=True,
         )
 
 
 class Rich:
-    """One bar per candidate with its losses, rate and time left."""
+    """One bar per part of the run; a candidate's with its losses, rate and time left."""
 
     def __init__(self, bars: Bars, names: Sequence[str]) -> None:
         self.bars = bars
         self.tasks: dict[str, TaskID] = {
-            name: bars.add_task(name, total=None, start=False, losses="waiting") for name in names
+            name: bars.add_task(name, total=1, start=False, said="waiting") for name in names
         }
         self.current: TaskID | None = None
 
     def stage(self, name: str, steps: int) -> None:
         """Start the bar of this part, or one without length for what has no steps."""
         if name not in self.tasks:
-            self.tasks[name] = self.bars.add_task(name, total=None, losses="")
+            self.tasks[name] = self.bars.add_task(name, total=None, said="")
         self.finish()
         self.current = self.tasks[name]
         self.bars.start_task(self.current)
-        self.bars.update(self.current, total=steps or None, losses="")
+        self.bars.update(self.current, said="")
+        # A bar of unknown length pulses.
+        self.bars.tasks[self.current].total = steps or None
 
     def finish(self) -> None:
         """Fill the bar of the part that is over."""
         if self.current is not None:
             total = self.bars.tasks[self.current].total or 1
-            self.bars.update(self.current, total=total, completed=total)
+            self.bars.update(self.current, total=total, completed=total, refresh=True)
 
     def log(self, point: Log) -> None:
         """Move the bar and show the losses."""
         if self.current is not None:
-            rate = point.step / max(point.seconds, 1e-9)
-            self.bars.update(
-                self.current, completed=point.step, losses=f"{rate:.0f} steps/s  {_losses(point)}"
-            )
+            said = f"{point.step}/{point.steps}  {_pace(point)}  {_losses(point)}"
+            self.bars.update(self.current, completed=point.step, said=said)
 
 
 class Silent:
@@ -96,7 +105,10 @@ class Silent:
 def make_progress(
     names: Sequence[str], file: TextIO | None = None, quiet: bool = False
 ) -> Iterator[Progress]:
-    """Bars where `file` (standard error) is a terminal, else plain lines; nothing if `quiet`."""
+    """Bars where `file` (standard error) is a terminal, else plain lines; nothing if `quiet`.
+
+    `names` are the parts of the run in order.
+    """
     out = file or sys.stderr
     if quiet:
         yield Silent()
@@ -106,10 +118,8 @@ def make_progress(
         return
     bars = Bars(
         TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[said]}", table_column=Column(no_wrap=False)),
         console=Console(file=out),
     )
     with bars:

@@ -169,9 +169,15 @@ class Trainer:
                 f"{method.name} cannot run on {self.accelerator.num_processes} processes: "
                 f"{method.single_process}"
             )
-        if method.needs_batchnorm and not any(
+        normalised = any(
             isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.network.modules()
-        ):
+        )
+        if normalised and training.batch_size < 2:
+            raise DomadaptError(
+                "batch_size must be at least 2: the network has BatchNorm layers, and one sample "
+                "has no spread."
+            )
+        if method.needs_batchnorm and not normalised:
             raise DomadaptError(
                 f"{method.name} needs BatchNorm layers in the network, and it has none; "
                 "choose another backbone or method."
@@ -226,14 +232,20 @@ class Trainer:
                     total = losses.total
                     if training.accumulate > 1:
                         total = total / training.accumulate
-                    accelerator.backward(total) if scaled else total.backward()
+                    if scaled:
+                        accelerator.backward(total)
+                    else:
+                        total.backward()
                 window.add(losses.terms, losses.weights)
             if training.clip is not None:
                 accelerator.unscale_gradients(optimizer)
                 for part in parts:
                     if part:
                         nn.utils.clip_grad_norm_(part, training.clip)
-            optimizer.step() if scaled else bare.step()
+            if scaled:
+                optimizer.step()
+            else:
+                bare.step()
             bare.zero_grad()
             method.after_step(progress)
             self.step = step + 1
