@@ -164,19 +164,19 @@ class Method(nn.Module):
         return BatchOutputs(z_s, z_t, logits_s, logits_t, strong[0], strong[1], *strong[2:])
 
     def _view(self, x_s: Inputs | None, x_t: Inputs | None) -> tuple[Any, Any, Any, Any]:
-        parts = [x for x in (x_s, x_t) if x is not None]
-        if len(parts) < 2 or self.batch_statistics == "separate":
-            z = [self.network.features(x) for x in parts]
+        if x_s is None or x_t is None:
+            z = self.network.features(x_s if x_t is None else x_t)  # type: ignore[arg-type]
+            logits: Tensor = self.network.head(z)
+            return (z, None, logits, None) if x_t is None else (None, z, None, logits)
+        sizes = [ops.batch_size(x_s), ops.batch_size(x_t)]
+        if self.batch_statistics == "separate":
+            z = torch.cat([self.network.features(x_s), self.network.features(x_t)])
         else:
-            sizes = [ops.batch_size(x) for x in parts]
-            z = list(torch.split(self.network.features(ops.join(parts)), sizes))
-        joined: Tensor = self.network.head(torch.cat(z) if len(z) > 1 else z[0])
-        logits = list(torch.split(joined, [len(part) for part in z]))
-        if x_s is None:
-            z, logits = [None, *z], [None, *logits]  # type: ignore[list-item]
-        if x_t is None:
-            z, logits = [*z, None], [*logits, None]  # type: ignore[list-item]
-        return z[0], z[1], logits[0], logits[1]
+            z = self.network.features(ops.join([x_s, x_t]))
+        logits = self.network.head(z)
+        z_s, z_t = torch.split(z, sizes)
+        logits_s, logits_t = torch.split(logits, sizes)
+        return z_s, z_t, logits_s, logits_t
 
 
 def labels(batch: Batch) -> Tensor:
