@@ -207,11 +207,12 @@ def test_time_and_memory_at_256_samples_of_512() -> None:
     s, t = draw(256, 512).float().requires_grad_(), draw(256, 512, seed=1).float().requires_grad_()
     seconds = []
     for _ in range(30):
-        start = time.perf_counter()
+        start = time.process_time()
         mmd(s, t).backward()  # type: ignore[no-untyped-call]
-        seconds.append(time.perf_counter() - start)
-    # 15 ms on a quiet machine; the quickest of 30 with room for a busy one.
-    assert min(seconds) < 0.045
+        seconds.append(time.process_time() - start)
+    # Processor time of one thread, of which other programs take little: below 15 ms on a quiet
+    # machine, with room for a slower or busy one.
+    assert min(seconds) < 0.03
     activity = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activity, profile_memory=True) as profile:
         mmd(s, t).backward()  # type: ignore[no-untyped-call]
