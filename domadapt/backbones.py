@@ -226,22 +226,24 @@ def build_backbone(
             "Weights (of a backbone) and a checkpoint (of a whole classifier) exclude each other; "
             "give one of the two."
         )
-    from_run = checkpoint is not None and _is_of_run(checkpoint)
+    from_run = checkpoint is not None and is_of_run(checkpoint)
     if n_classes is None and (checkpoint is not None or head is not None):
         raise DomadaptError("A whole classifier needs n_classes, the number of source classes.")
-    whole = n_classes if (checkpoint is not None or head is not None) and not from_run else None
+    whole = n_classes if head is not None or (checkpoint is not None and not from_run) else None
     made = _make(name, example, whole, n_classes, head, weights)
     given = made.trained or weights is not None or checkpoint is not None or head is not None
     if isinstance(made.model, Network):
-        if weights is not None or checkpoint is not None:
+        if weights is not None or (checkpoint is not None and not from_run):
             raise DomadaptError(
                 f"{name} returns a whole Network; load its weights in the function and give "
                 "neither weights nor a checkpoint."
             )
+        if checkpoint is not None:
+            load_module_state(made.model, load_tensors(checkpoint)[0], checkpoint)
         return Backbone(made.model, made.model.head, made.preprocessing, _kind(made.model, True))
     if weights is not None:
         _load(made.model, _weights(name, weights), weights, (made.head, *made.extra))
-    if checkpoint is not None and whole is not None:
+    if checkpoint is not None and whole is not None and not from_run:
         if made.head is None or name.startswith("squeezenet"):
             raise DomadaptError(
                 f"A checkpoint for {name} must be the model.safetensors of a run; got {checkpoint}."
@@ -256,7 +258,7 @@ def build_backbone(
     kind = _kind(backbone, given)
     if from_run:
         assert checkpoint is not None
-        network = _network_of_run(backbone, checkpoint, cast(int, n_classes))
+        network = _network_of_run(backbone, kept, checkpoint, cast(int, n_classes))
         return Backbone(network, network.head, made.preprocessing, kind)
     if whole is None:
         return Backbone(backbone, None, made.preprocessing, kind, BOTTLENECK[kind])
@@ -638,7 +640,8 @@ def _resized_positions(model: nn.Module, state: Any, own: Any) -> Any:
     return state
 
 
-def _is_of_run(path: Path) -> bool:
+def is_of_run(path: Path) -> bool:
+    """Whether domadapt wrote a file of weights, such as the ``model.safetensors`` of a run."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     try:
@@ -648,24 +651,32 @@ def _is_of_run(path: Path) -> bool:
         raise DomadaptError(f"{path} is torn or no safetensors file ({error}).") from error
 
 
-def _network_of_run(backbone: nn.Module, path: Path, n_classes: int) -> Network:
-    """The whole network that a run saved, on a backbone of the same name."""
+def _network_of_run(
+    backbone: nn.Module, head: nn.Module | None, path: Path, n_classes: int
+) -> Network:
+    """The whole network that a run saved, on a backbone of the same name.
+
+    Layers around the backbone are known by their names and sizes in the file. A head of several
+    layers is not: `head` is one like it, of the named classifier.
+    """
     state, _ = load_tensors(path)
 
     def part(name: str) -> dict[str, Tensor]:
         return {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
 
-    head = part("head.")
-    if not {"weight"} <= set(head) <= {"weight", "bias"} or head["weight"].ndim != 2:
-        raise DomadaptError(
-            f"The head in {path} is not one torch.nn.Linear; build that model in a function "
-            "of your own and name it as path.py:function."
-        )
-    _check_classes(head["weight"], n_classes, str(path))
+    linear = part("head.")
+    if head is None or isinstance(head, nn.Linear):
+        if not {"weight"} <= set(linear) <= {"weight", "bias"} or linear["weight"].ndim != 2:
+            raise DomadaptError(
+                f"The head in {path} is not one torch.nn.Linear; name the head of the classifier "
+                "(--head), or build that model in a function of your own (path.py:function)."
+            )
+        _check_classes(linear["weight"], n_classes, str(path))
+        head = nn.Linear(linear["weight"].shape[1], n_classes, bias="bias" in linear)
     normalize = part("normalize.")
     network = Network(
         backbone,
-        nn.Linear(head["weight"].shape[1], n_classes, bias="bias" in head),
+        head,
         _bottleneck_of(part("bottleneck."), path),
         Normalize(normalize["mean"], normalize["std"]) if normalize else None,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from domadapt.backbones import Backbone, build_backbone, default_backbone, preprocessing_of
+from domadapt.backbones import (
+    Backbone,
+    build_backbone,
+    default_backbone,
+    is_of_run,
+    preprocessing_of,
+)
 from domadapt.checkpoint import write_atomically
 from domadapt.data.arrays import ArraySamples
 from domadapt.data.views import Preprocessing, Views, make_views
@@ -22,6 +28,7 @@ from domadapt.defaults import BOTTLENECK, BackboneKind
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of, to_device
 from domadapt.network import Network, Normalize, width_of
+from domadapt.runs.saved import CONFIG, MODEL, model_arguments, read_config
 from domadapt.task import Domain, Inputs, Split, Task
 
 #: Samples of the source from which the inputs' mean and spread are taken.
@@ -36,7 +43,8 @@ class ModelSpec:
         name: a backbone's name (`domadapt list models`), ``path.py:function``, or "module" for an
             `nn.Module` given in Python; None takes the default of the kind of data.
         weights: pre-trained weights of the backbone: a file, or a hub name such as ``DEFAULT``.
-        checkpoint: a trained classifier of that architecture, head included.
+        checkpoint: a trained classifier, head included: weights of the named architecture, or the
+            folder of a run, which also says what to name.
         head: the dotted name of the head within a whole classifier.
         freeze: keep the backbone as it is, compute its features once, and adapt what follows.
         bottleneck: width of a layer between backbone and head; 0 for none, None for the default.
@@ -140,11 +148,17 @@ def make_plan(
     """
     if module is not None:
         return _plan(task, replace(spec, name="module"), _given(module), cache, device)
+    asked = None
+    if spec.checkpoint is not None:
+        spec, asked = _taken_up(spec, spec.checkpoint, task)
     if spec.name is None:
         shown = make_views(task.kind, "none", None).evaluation(task.source_train.fetch([0]))
         spec = replace(spec, name=default_backbone(task.kind, shown))
     assert spec.name is not None
     name = spec.name
+    if asked is None:
+        # A trained classifier asks for its images as pre-trained weights do.
+        asked = preprocessing_of(name, spec.weights or spec.checkpoint)
 
     def build(example: Inputs) -> Backbone:
         return build_backbone(
@@ -156,7 +170,34 @@ def make_plan(
             head=spec.head,
         )
 
-    return _plan(task, spec, build, cache, device)
+    return _plan(task, spec, build, cache, device, asked)
+
+
+def _taken_up(spec: ModelSpec, given: str, task: Task) -> tuple[ModelSpec, Preprocessing | None]:
+    """The spec with what the run says of its model, where the checkpoint is that of a run."""
+    path = Path(given)
+    if path.is_dir():
+        read_config(path)
+        path = path / MODEL
+    if not is_of_run(path) or not (path.parent / CONFIG).exists():
+        return spec, None
+    config = read_config(path.parent)
+    if tuple(config["class_names"]) != task.class_names:
+        raise DomadaptError(
+            f"The model of {path.parent} tells {', '.join(config['class_names'])} apart, and the "
+            f"source has {', '.join(task.class_names)}; both must be the same classes."
+        )
+    if config["model"]["spec"]["name"] == "module":
+        raise DomadaptError(
+            f"The model of {path.parent} was given in Python as a module, which a folder cannot "
+            "hold; give that module again, with its weights."
+        )
+    known = model_arguments(path.parent, config)
+    views = config["views"].get("preprocessing")
+    spec = replace(
+        spec, name=spec.name or known["name"], checkpoint=str(path), head=spec.head or known["head"]
+    )
+    return spec, None if views is None else Preprocessing(**views)
 
 
 def _given(module: nn.Module) -> Callable[[Inputs], Backbone]:
@@ -175,41 +216,45 @@ def _plan(
     build: Callable[[Inputs], Backbone],
     cache: Path | None,
     device: torch.device | None,
+    preprocessing: Preprocessing | None = None,
 ) -> Plan:
-    preprocessing = None
-    if spec.name != "module" and spec.name is not None:
-        preprocessing = preprocessing_of(spec.name, spec.weights)
     views = views_for(task, spec, preprocessing)
     example = views.evaluation(task.source_train.fetch([0, 1]))
     normalize = None
     if preprocessing is not None and preprocessing.mean is not None:
         assert preprocessing.std is not None
         normalize = Normalize(torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std))
-    elif task.kind != "text":
-        normalize = Normalize(*_statistics(task.source_train, views))
+    fitted = normalize
+    if normalize is None and task.kind != "text":
+        fitted = Normalize(*_statistics(task.source_train, views))
 
-    def raw_network(seed: int) -> tuple[Network, BackboneKind]:
+    def raw_network(seed: int) -> tuple[Network, Backbone]:
         torch.manual_seed(seed)
         made = build(example)
-        if isinstance(made.module, Network):
-            return _check_head(made.module, task), made.kind
+        if made.head is not None:
+            if spec.bottleneck:
+                raise DomadaptError(
+                    "A trained head takes the features as they are, so there is no place for a "
+                    "bottleneck; leave out the bottleneck, or the head (give --weights instead)."
+                )
+            # Of a whole classifier nothing is guessed: without stated statistics it takes values
+            # as they are.
+            network = made.module
+            if not isinstance(network, Network):
+                network = Network(made.module, made.head, None, copy.deepcopy(normalize))
+            return _check_head(network, task), made
         width = width_of(made.module, example)
         wanted = spec.bottleneck
-        if made.head is not None:
-            # A trained head expects the features as they are.
-            return _check_head(
-                Network(made.module, made.head, None, copy.deepcopy(normalize)), task
-            ), made.kind
         if wanted is None:
             wanted = BOTTLENECK["frozen"] if spec.freeze else made.bottleneck
         bottleneck, out = _bottleneck(width, wanted)
         head = nn.Linear(out, task.n_classes)
-        return Network(made.module, head, bottleneck, copy.deepcopy(normalize)), made.kind
+        return Network(made.module, head, bottleneck, copy.deepcopy(fitted)), made
 
     if not spec.freeze:
         return Plan(
             spec,
-            raw_network(0)[1],
+            raw_network(0)[1].kind,
             task,
             views,
             lambda seed: raw_network(seed)[0],
@@ -218,7 +263,8 @@ def _plan(
             example,
         )
 
-    whole = raw_network(0)[0].eval().requires_grad_(False)
+    whole, made = raw_network(0)
+    whole.eval().requires_grad_(False)
     if device is not None:
         whole.to(device)
     features = task.mapped(lambda domain: _features(domain, whole, views, cache))
@@ -230,10 +276,14 @@ def _plan(
 
     def head_network(seed: int) -> Network:
         full, _ = raw_network(seed)
-        return Network(nn.Identity(), full.head, full.bottleneck, Normalize(mean, common))
+        # A trained head expects the features as they are.
+        scaled = None if made.head is not None else Normalize(mean, common)
+        return Network(nn.Identity(), full.head, full.bottleneck, scaled)
 
     def compose(network: Network) -> Network:
-        after = nn.Sequential(network.normalize, network.bottleneck)
+        after = network.bottleneck
+        if isinstance(network.normalize, Normalize):
+            after = nn.Sequential(network.normalize, network.bottleneck)
         return Network(
             copy.deepcopy(whole.backbone).cpu(),
             network.head,
@@ -254,48 +304,57 @@ def _check_head(network: Network, task: Task) -> Network:
     return network
 
 
-@torch.no_grad()
 def _features(domain: Domain, network: Network, views: Views, cache: Path | None) -> Domain:
-    """The domain's features under a frozen backbone, with the evaluation view, computed once."""
-    everything = Split("all", domain, np.arange(len(domain)))
-    device = next(network.parameters()).device
-    path = None
-    if cache is not None:
-        path = cache / f"features-{_identity(domain, network)}.npy"
-    if path is None or not path.exists():
-        parts = []
-        for x in inputs_of(everything, views, 64):
-            z = network.backbone(network.normalize(to_device(x, device)))
-            parts.append((z.flatten(2).mean(2) if z.ndim > 2 else z).float().cpu())
-        z = torch.cat(parts)
-        if path is None:
-            return _feature_domain(domain, ArraySamples(z))
+    """The domain's features under a frozen backbone, with the evaluation view, computed once.
+
+    With a cache they go to its file a batch at a time and are mapped from there, so that memory
+    does not grow with the domain.
+    """
+    if cache is None:
+        z = torch.cat(list(_feature_batches(domain, network, views)))
+        return _feature_domain(domain, ArraySamples(z))
+    path = cache / f"features-{_identity(domain, network, views)}.npy"
+    if not path.exists():
 
         def write(p: Path) -> None:
-            with p.open("wb") as f:
-                np.save(f, z.numpy(), allow_pickle=False)
+            rows: Any = None
+            start = 0
+            for z in _feature_batches(domain, network, views):
+                if rows is None:
+                    shape = (len(domain), z.shape[1])
+                    rows = np.lib.format.open_memmap(p, "w+", np.float32, shape)
+                rows[start : start + len(z)] = z.numpy()
+                start += len(z)
+            rows.flush()
 
         write_atomically(path, write)
     return _feature_domain(domain, ArraySamples(np.load(path, mmap_mode="r", allow_pickle=False)))
+
+
+def _feature_batches(domain: Domain, network: Network, views: Views) -> Iterator[Tensor]:
+    everything = Split("all", domain, np.arange(len(domain)))
+    device = next(network.parameters()).device
+    for x in inputs_of(everything, views, 64):
+        with torch.no_grad():
+            z = network.backbone(network.normalize(to_device(x, device)))
+        yield (z.flatten(2).mean(2) if z.ndim > 2 else z).float().cpu()
 
 
 def _feature_domain(domain: Domain, samples: ArraySamples) -> Domain:
     return Domain(domain.name, samples, kind="vector", augment="features", ids=domain.ids)
 
 
-def _identity(domain: Domain, network: Network) -> str:
-    """A hash of a domain's samples (some of them) and of a network's weights."""
-    digest = hashlib.sha256(f"{domain.name}:{len(domain)}".encode())
+def _identity(domain: Domain, network: Network, views: Views) -> str:
+    """A hash of what decides a domain's features: samples (some of them), view and weights."""
+    digest = hashlib.sha256(f"{domain.name}:{len(domain)}:{views.config()}".encode())
     some = np.unique(np.linspace(0, len(domain) - 1, 32).astype(int)).tolist()
     raw = domain.samples.__getitems__(some)
     for x in raw.values() if isinstance(raw, dict) else raw:
         digest.update(x.contiguous().numpy().tobytes())
-    for value in network.backbone.state_dict().values():
-        digest.update(
-            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            if value.ndim
-            else str(value.item()).encode()
-        )
+    for part in (network.normalize, network.backbone):
+        for value in part.state_dict().values():
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from domadapt import checkpoint
-from domadapt.backbones import build_backbone
+from domadapt.backbones import LAST_LINEAR, build_backbone, preprocessing_of
 from domadapt.data.views import Views, views_from_config
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of
-from domadapt.network import Network, Normalize, width_of
-from domadapt.runs.plan import ModelSpec
+from domadapt.network import Network, Normalize
 from domadapt.task import Domain, Split, canonical
 
 CONFIG, MODEL, EXPORT = "config.json", "model.safetensors", "model.pt2"
@@ -69,62 +68,58 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_run(folder: Path) -> SavedRun:
-    """The adapted model of a run folder."""
+    """The adapted model of a run folder.
+
+    A backbone from a file of one's own is built by the copy in the folder. Where that fails, such
+    as when weights that it reads are gone, the run's export serves in its place.
+    """
     config = read_config(folder)
-    views = views_from_config(config["views"])
-    names = tuple(config["class_names"])
-    spec = ModelSpec(**config["model"]["spec"])
-    if spec.name == "module":
-        exported: Any = torch.export.load(str(folder / EXPORT))
-        return SavedRun(exported.module(), views, names, config["kind"], config)
-    network = _rebuild(folder, spec, config)
-    state, _ = checkpoint.load_tensors(folder / MODEL)
-    checkpoint.load_module_state(network, state, folder / MODEL)
-    return SavedRun(network.eval(), views, names, config["kind"], config)
-
-
-def _rebuild(folder: Path, spec: ModelSpec, config: dict[str, Any]) -> Network:
-    """The untrained network of a run, from its configuration alone: no weights are fetched."""
-    name = spec.name
-    assert name is not None
-    if ".py" in name:
-        name = f"{folder / 'source' / config['model']['file']}{name[name.rindex('.py') + 3 :]}"
-    shape = config["model"]["input"]
-    example = torch.zeros(2, *shape)
-    n_classes = len(config["class_names"])
-    whole = spec.checkpoint is not None or spec.head is not None
-    # The trained weights are read from the run; the file they began from may be gone.
-    spec = replace(spec, weights=None, checkpoint=None)
-    made = build_backbone(
-        name,
-        example,
-        n_classes=n_classes,
-        head=config["model"]["head"] if whole else None,
+    return SavedRun(
+        _model(folder, config),
+        views_from_config(config["views"]),
+        tuple(config["class_names"]),
+        config["kind"],
+        config,
     )
-    layers = config["model"]["layers"]
-    width = width_of(made.module, example)
-    bottleneck = _layers(layers["bottleneck"], width)
-    head = made.head
-    if head is None:
-        head = nn.Linear(layers["features"], n_classes)
-    normalize = None
-    if layers["normalize"] is not None:
-        blank = torch.ones(layers["normalize"])
-        normalize = Normalize(blank, blank)
-    return Network(made.module, head, bottleneck, normalize)
 
 
-def _layers(description: Any, width: int) -> nn.Module | None:
-    """The bottleneck that `describe_layers` described."""
-    if description is None:
-        return None
-    if "parts" in description:
-        return nn.Sequential(*[_layers(d, width) or nn.Identity() for d in description["parts"]])
-    if "normalize" in description:
-        blank = torch.ones(description["normalize"])
-        return Normalize(blank, blank)
-    wide = description["width"]
-    return nn.Sequential(nn.Linear(width, wide), nn.BatchNorm1d(wide), nn.ReLU())
+def _model(folder: Path, config: dict[str, Any]) -> nn.Module:
+    arguments = model_arguments(folder, config)
+    if arguments["name"] == "module":
+        return _exported(folder / EXPORT)
+    if "file" in config["model"]:
+        try:
+            preprocessing_of(arguments["name"])
+        except DomadaptError:
+            if (folder / EXPORT).exists():
+                return _exported(folder / EXPORT)
+            raise
+    made = build_backbone(
+        example=torch.zeros(2, *config["model"]["input"]),
+        checkpoint=folder / MODEL,
+        n_classes=len(config["class_names"]),
+        **arguments,
+    )
+    return made.module.eval()
+
+
+def model_arguments(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What `build_backbone` must be told, beside the weights, to build a run's network again."""
+    spec = config["model"]["spec"]
+    name = spec["name"]
+    if "file" in config["model"]:
+        function = name.rpartition(":")[2]
+        name = f"{folder / 'source' / config['model']['file']}:{function}"
+    head = spec["head"] or (LAST_LINEAR if spec["checkpoint"] is not None else None)
+    return {"name": name, "head": head}
+
+
+def _exported(path: Path) -> nn.Module:
+    if not path.exists():
+        raise DomadaptError(f"There is no file {path}, which this run's model is read from.")
+    program: Any = torch.export.load(str(path))
+    model: nn.Module = program.module()
+    return model
 
 
 def describe_layers(network: Network) -> dict[str, Any]:
