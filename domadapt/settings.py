@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import typing
 from dataclasses import dataclass
@@ -62,9 +63,11 @@ def parse_setting(setting: Setting, value: Any) -> Any:
         if kind in kinds and not (kind is int and float in kinds):
             try:
                 number = kind(value) if not isinstance(value, bool) else None
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 number = None
             if number is None or (kind is int and isinstance(value, float) and number != value):
                 raise wrong(wanted)
+            if not math.isfinite(number):
+                raise wrong("a finite number")
             return number
     return str(value)

@@ -176,6 +176,8 @@ def test_values_are_parsed(kind: Any, given: Any, expected: Any) -> None:
         (float, "much", "x must be a number; got 'much'"),
         (float, True, "x must be a number; got True"),
         (float, None, "x must be given; got None"),
+        (float, "nan", "x must be a finite number; got 'nan'"),
+        (int, float("inf"), "x must be a whole number; got inf"),
         (int, "1.5", "x must be a whole number; got '1.5'"),
         (int, 1.5, "x must be a whole number; got 1.5"),
         (bool, "perhaps", "x must be true or false; got 'perhaps'"),
