@@ -41,7 +41,7 @@ from domadapt.runs.saved import (
 from domadapt.selection.validators import label_free
 from domadapt.settings import parse_setting
 from domadapt.task import Domain, Split, Task
-from domadapt.trainer import Trainer, make_accelerator
+from domadapt.trainer import Trainer, is_main_process, make_accelerator
 from domadapt.training import Training
 
 #: The method where none is named.
@@ -184,7 +184,7 @@ def adapt(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         warnings=_warnings(trained, measured, task),
     )
-    if folder is not None and is_main():
+    if folder is not None and is_main_process():
         if progress is not None:
             progress.stage(WRITING, 0)
         report = _save(folder, plan, task, chosen, report, export)
@@ -344,7 +344,7 @@ def _open(folder: Path, request: Mapping[str, Any] | None) -> None:
     """Make a run's folder and keep what was asked for."""
     # No process may look for an older run after the first has begun to write this one.
     PartialState().wait_for_everyone()
-    if not is_main():
+    if not is_main_process():
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -355,11 +355,6 @@ def _open(folder: Path, request: Mapping[str, Any] | None) -> None:
             f"The run needs a folder that can be written to; {folder} cannot "
             f"({error.strerror}). Choose another with --out."
         ) from error
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes files and speaks."""
-    return bool(PartialState().is_main_process)
 
 
 def _shape(plan: Plan) -> list[int]:

@@ -318,8 +318,9 @@ def _lasting(request: dict[str, Any]) -> dict[str, Any]:
 
 def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> None:
     from domadapt.adaptation import adapt as run
-    from domadapt.adaptation import check, check_folder, is_main, parts_of_run
+    from domadapt.adaptation import check, check_folder, parts_of_run
     from domadapt.progress import make_progress
+    from domadapt.trainer import is_main_process
 
     arguments = request["arguments"]
     check_folder(out, resume)
@@ -327,14 +328,14 @@ def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> N
     task = _make_task(request)
     if dry_run:
         _say(check(task, **arguments))
-    if is_main():
+    if is_main_process():
         for note in task.notes:
             _say(f"Note: {note}")
     if dry_run:
         _say(f"Nothing was done. The run would go to {out}.")
         return
     try:
-        with make_progress(parts, quiet=not is_main()) as progress:
+        with make_progress(parts, quiet=not is_main_process()) as progress:
             _, report = run(
                 task,
                 out=out,
@@ -349,7 +350,7 @@ def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> N
         more = f"; go on with `domadapt adapt --resume {out}`." if begun else "; nothing was kept."
         _say(f"Interrupted{more}", error=True)
         raise typer.Exit(130) from None
-    if is_main():
+    if is_main_process():
         _say(report.summary())
         metric = request["metric"]
         if metric != "accuracy":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -77,10 +78,10 @@ def make_accelerator(
         raise DomadaptError("precision 'fp16' needs a GPU, and none was found; use 'bf16' or 'no'.")
     if training.device == "cuda" and not torch.cuda.is_available():
         raise DomadaptError("device 'cuda' was asked for, and torch finds no CUDA device.")
+    on_cpu = _on_cpu(training.device)
     # accelerate keeps one state per Python process; a second run may want another precision.
     AcceleratorState._reset_state(
-        PartialState._shared_state.get("_cpu") != (training.device == "cpu")
-        and not torch.distributed.is_initialized()
+        PartialState._shared_state.get("_cpu") != on_cpu and not torch.distributed.is_initialized()
     )
     if track is not None and importlib.util.find_spec(track) is None:
         raise DomadaptError(
@@ -90,9 +91,27 @@ def make_accelerator(
         log_with=track,
         project_dir=None if folder is None else str(folder),
         mixed_precision=training.precision,
-        cpu=training.device == "cpu",
+        cpu=on_cpu,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=True)],
     )
+
+
+def _on_cpu(device: str) -> bool:
+    """Whether to keep to the CPU, by the setting, by the launcher, or for want of anything else.
+
+    Unless it is told so, accelerate leaves several processes on the CPU without a connection.
+    """
+    told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return device == "cpu" or told or (several and not torch.accelerator.is_available())
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    if PartialState._shared_state:
+        return bool(PartialState().is_main_process)
+    # accelerate's state is not made here: it would settle on a device before one is chosen.
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def parameter_groups(method: Method, training: Training) -> list[dict[str, Any]]:
