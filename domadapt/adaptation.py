@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ DEFAULT_METHOD = "mcc"
 MAX_FEATURES = 2000
 
 
+#: Temporary names under which `checkpoint.write_atomically` writes.
+_HALF_WRITTEN = re.compile(r"\..+\.(safetensors|json|html|csv|pt2|onnx|npy)\.[a-z0-9_]{8}")
 #: The parts of a run beside the training of its candidates.
 PREPARING, MEASURING, WRITING = "preparing data", "measuring", "writing the report"
 
@@ -341,13 +344,16 @@ def _check_given(
 
 
 def _open(folder: Path, request: Mapping[str, Any] | None) -> None:
-    """Make a run's folder and keep what was asked for."""
+    """Make a run's folder, keep what was asked for, and drop what a killed run half wrote."""
     # No process may look for an older run after the first has begun to write this one.
     PartialState().wait_for_everyone()
     if not is_main_process():
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.rglob(".*"):
+            if _HALF_WRITTEN.fullmatch(file.name):
+                file.unlink()
         if request is not None:
             checkpoint.write_json(folder / "run.json", request)
     except OSError as error:
