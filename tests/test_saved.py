@@ -315,7 +315,7 @@ def test_a_run_is_used_by_the_command_line(
     )
     with pytest.raises(SystemExit) as done:
         main()
-    assert done.value.code == 0
+    assert not done.value.code
     lines = [line.split(",") for line in capsys.readouterr().out.strip().splitlines()]
     with torch.no_grad():
         p = network(torch.from_numpy(x)).softmax(1)
