@@ -36,7 +36,6 @@ from domadapt.runs.saved import (
     PAGE,
     PREDICTIONS,
     REPORT,
-    describe_layers,
     prediction_table,
 )
 from domadapt.selection.validators import label_free
@@ -471,7 +470,6 @@ def _save(
         "model": {
             "spec": spec_dict(plan.spec),
             "input": _shape(plan),
-            "layers": describe_layers(network) if plan.spec.name != "module" else None,
             **keep_source(plan.spec, folder / "source"),
         },
         "views": plan.input_views.config(),

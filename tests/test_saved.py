@@ -139,6 +139,22 @@ def test_a_file_of_ones_own_is_read_from_the_run(tmp_path: Path, freeze: bool) -
     check(out, "image", network)
 
 
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_function_may_return_a_whole_network(tmp_path: Path, freeze: bool) -> None:
+    file = own(
+        tmp_path / "code",
+        """
+from domadapt.network import Network
+def network():
+    return Network(nn.Linear(5, 8), nn.Linear(4, 3), nn.Sequential(nn.Tanh(), nn.Linear(8, 4)))
+""",
+    )
+    out = tmp_path / "run"
+    network = run(out, "vector", f"{file}:network", freeze=freeze)
+    shutil.rmtree(tmp_path / "code")
+    check(out, "vector", network)
+
+
 def test_the_export_serves_where_the_function_lacks_its_files(tmp_path: Path) -> None:
     state = tmp_path / "w.pt"
     torch.save({"weight": torch.rand(4, 5), "bias": torch.rand(4)}, state)

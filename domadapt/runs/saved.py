@@ -16,7 +16,6 @@ from domadapt.backbones import LAST_LINEAR, build_backbone, preprocessing_of
 from domadapt.data.views import Views, views_from_config
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of
-from domadapt.network import Network, Normalize
 from domadapt.task import Domain, Split, canonical
 
 CONFIG, MODEL, EXPORT = "config.json", "model.safetensors", "model.pt2"
@@ -120,28 +119,6 @@ def _exported(path: Path) -> nn.Module:
     program: Any = torch.export.load(str(path))
     model: nn.Module = program.module()
     return model
-
-
-def describe_layers(network: Network) -> dict[str, Any]:
-    """Sizes of what stands around a network's backbone, from which it can be built again."""
-
-    def one(module: nn.Module) -> Any:
-        if isinstance(module, nn.Identity):
-            return None
-        if isinstance(module, Normalize):
-            return {"normalize": len(module.get_buffer("mean"))}
-        if isinstance(module, nn.Sequential) and isinstance(module[0], nn.Linear):
-            return {"width": module[0].out_features}
-        if isinstance(module, nn.Sequential):
-            return {"parts": [one(part) for part in module]}
-        raise DomadaptError(f"The layer {type(module).__name__} cannot be described.")
-
-    normalize = one(network.normalize)
-    return {
-        "normalize": None if normalize is None else normalize["normalize"],
-        "bottleneck": one(network.bottleneck),
-        "features": network.n_features,
-    }
 
 
 def class_ids(domain: Domain, class_names: tuple[str, ...], extra_classes: str) -> np.ndarray:
