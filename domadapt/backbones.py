@@ -227,6 +227,10 @@ def build_backbone(
             "give one of the two."
         )
     from_run = checkpoint is not None and is_of_run(checkpoint)
+    if name in _SMALL and head not in (None, LAST_LINEAR):
+        raise DomadaptError(
+            f"{name} has no head of its own to name; leave out --head ({head!r} was given)."
+        )
     if n_classes is None and (checkpoint is not None or head is not None):
         raise DomadaptError("A whole classifier needs n_classes, the number of source classes.")
     whole = n_classes if head is not None or (checkpoint is not None and not from_run) else None

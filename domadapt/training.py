@@ -66,10 +66,15 @@ class Training:
         for name in ("steps", "batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise DomadaptError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        for name in ("lr", "head_lr_multiple"):
-            if not getattr(self, name) > 0:
-                raise DomadaptError(f"{name} must be above 0; got {getattr(self, name)}.")
-        for name in ("weight_decay", "workers", "checkpoint_every", "warmup"):
+        if self.target_batch_size is not None and self.target_batch_size < 1:
+            raise DomadaptError(
+                f"target_batch_size must be at least 1; got {self.target_batch_size}."
+            )
+        for name in ("lr", "head_lr_multiple", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise DomadaptError(f"{name} must be above 0; got {value}.")
+        for name in ("weight_decay", "workers", "checkpoint_every", "warmup", "seed"):
             if not getattr(self, name) >= 0:
                 raise DomadaptError(f"{name} must not be negative; got {getattr(self, name)}.")
 

@@ -567,3 +567,8 @@ def test_the_imagenet_mobilenet_gives_the_cached_features() -> None:
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
     expected = torch.from_numpy(cached["features"][chosen]).float()
     assert torch.nn.functional.cosine_similarity(z, expected).mean() > 0.985
+
+
+def test_a_head_that_a_small_network_has_not_is_refused() -> None:
+    with pytest.raises(DomadaptError, match="mlp has no head of its own"):
+        build_backbone("mlp", torch.zeros(2, 5), n_classes=3, head="fc")

@@ -338,3 +338,9 @@ def test_a_run_is_used_by_the_command_line(
     assert lines[0][3:] == [f"p_{name}" for name in sorted(NAMES)]
     got = torch.tensor([[float(v) for v in row[3:]] for row in lines[1:]])
     torch.testing.assert_close(got, p, atol=2e-6, rtol=0)
+
+
+def test_a_configuration_that_lacks_parts_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DomadaptError, match="lacks class_names, kind, model, views"):
+        load_run(tmp_path)

@@ -219,3 +219,12 @@ def test_a_frozen_network_is_refused() -> None:
     network = small_network().requires_grad_(False)
     with pytest.raises(DomadaptError, match="no trainable parameter"):
         small_trainer(build_method("source_only", network)).fit()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("clip", -1.0), ("target_batch_size", 0), ("seed", -1), ("weight_decay", -0.1)],
+)
+def test_settings_that_would_wreck_training_are_refused(setting: str, value: float) -> None:
+    with pytest.raises(DomadaptError, match=rf"{setting} must .*{value}"):
+        Training(**{setting: value})  # type: ignore[arg-type]

@@ -63,6 +63,11 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder / CONFIG} has schema {config['schema']}, and this domadapt reads up to "
             f"{CONFIG_SCHEMA}; upgrade domadapt."
         )
+    missing = [k for k in ("class_names", "kind", "model", "views") if k not in config]
+    if missing:
+        raise DomadaptError(
+            f"{folder / CONFIG} is no configuration of a run: it lacks {', '.join(missing)}."
+        )
     return config
 
 
