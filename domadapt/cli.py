@@ -202,7 +202,9 @@ def adapt(
     from_: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="Your trained classifier, head included.", rich_help_panel="Model"
+            "--from",
+            help="Your trained classifier, head included: weights or a run folder.",
+            rich_help_panel="Model",
         ),
     ] = None,
     head: Annotated[
