@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from domadapt.data import load as load
     from domadapt.data import load_task as load_task
     from domadapt.errors import DomadaptError as DomadaptError
-    from domadapt.evaluation import evaluate as evaluate
     from domadapt.methods import Method as Method
     from domadapt.methods import register as register
     from domadapt.network import Network as Network
+    from domadapt.runs.saved import load_run as load_run
+    from domadapt.runs.saved import predict as predict
     from domadapt.task import Batch as Batch
     from domadapt.task import Domain as Domain
     from domadapt.task import Task as Task
@@ -38,7 +39,6 @@ _HOME = {
     "Method": "methods",
     "register": "methods",
     "Network": "network",
-    "evaluate": "evaluation",
     "from_arrays": "data",
     "from_dataset": "data",
     "from_folder": "data",
@@ -46,6 +46,8 @@ _HOME = {
     "from_table": "data",
     "load": "data",
     "load_task": "data",
+    "load_run": "runs.saved",
+    "predict": "runs.saved",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

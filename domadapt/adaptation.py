@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from domadapt import checkpoint
 from domadapt.defaults import BOTTLENECK, training_for
 from domadapt.errors import DomadaptError
-from domadapt.evaluation import Outputs, confidence, domain_shift, evaluate, labels_for_plot
+from domadapt.evaluation import (
+    Outputs,
+    confidence,
+    domain_shift,
+    evaluate,
+    gain_interval,
+    labels_for_plot,
+)
 from domadapt.export import export_onnx, export_pt2
 from domadapt.inference import outputs_of
 from domadapt.methods import build_method, method_class, method_settings
@@ -418,6 +425,15 @@ def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> 
                 f"{name} predicts {after['effective_classes']:.1f} classes in effect, source_only "
                 f"{before['effective_classes']:.1f}: it may have collapsed."
             )
+        interval = gain_interval(
+            task, measured[0].predictions["target_test"], measured[-1].predictions["target_test"]
+        )
+        if interval is not None and interval[0] <= 0 <= interval[1]:
+            said.append(
+                f"The difference between source_only and {name} is within chance: on these "
+                f"{len(task.target_test)} samples its 95 % interval reaches from "
+                f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points."
+            )
     if trained[-1].trains_on_confidence:
         said.append(
             f"{name} trains on its own confidence: high probabilities say little about how often "
@@ -426,7 +442,7 @@ def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> 
     if not task.has_test_labels:
         said.append(
             "The target has no labels: whether adapting helped cannot be measured here. Label a "
-            "few dozen random target samples and run `domadapt evaluate`."
+            "few dozen random target samples and give them as the test set."
         )
     return said
 

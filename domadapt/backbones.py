@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -287,7 +288,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except Exception as error:  # the unpickler raises errors of many kinds
+    except pickle.UnpicklingError as error:
+        raise DomadaptError(
+            f"{path} is no state_dict: it holds a whole pickled model, or something else that "
+            "could run code. Save the weights alone: torch.save(model.state_dict(), path)."
+        ) from error
+    except Exception as error:  # torn files raise errors of many kinds
         raise DomadaptError(
             f"{path} is no weights file: a state_dict saved by torch.save or safetensors is "
             f"required ({type(error).__name__}: {_first_line(error)})."

@@ -464,7 +464,7 @@ def list_(
 
     heads, rows = _listing(what, data_root)
     if not sys.stdout.isatty():
-        for row in rows:
+        for row in (heads, *rows):
             print("\t".join(row))
         return
     table = Table(*heads)

@@ -181,6 +181,29 @@ def evaluate(task: Task, outputs: Outputs) -> Scores | None:
     return None if labels is None else score(outputs.logits, labels, task.class_names)
 
 
+def gain_interval(
+    task: Task, before: Values, after: Values, z: float = 1.96
+) -> tuple[float, float] | None:
+    """A 95 % interval of the accuracy gained on ``task.target_test``, None without labels.
+
+    Paired: with ``d_i`` the difference in correctness (-1, 0, 1) of sample i, the interval is
+    ``mean d +- z sd(d) / sqrt(n)``, the normal approximation of McNemar's comparison. It speaks of
+    the sampling of the test set, not of the seed of training.
+
+    Args:
+        task: its test labels are read.
+        before, after: logits or probabilities ``(n, classes)`` of both models.
+    """
+    labels = task._labels_for_evaluate()
+    if labels is None:
+        return None
+    scored = labels >= 0
+    right = [probabilities(v).argmax(1)[scored] == labels[scored] for v in (before, after)]
+    gained = right[1].astype(float) - right[0].astype(float)
+    half = z * float(gained.std()) / float(np.sqrt(len(gained)))
+    return float(gained.mean()) - half, float(gained.mean()) + half
+
+
 def labels_for_plot(task: Task, rows: Sequence[int]) -> list[int | None] | None:
     """The true class ids of some rows of ``task.target_test``, to colour a plot by.
 

@@ -218,6 +218,19 @@ def class_order(names: set[str]) -> tuple[str, ...]:
         return tuple(sorted(names))
 
 
+def _same_samples(a: Domain, b: Domain) -> bool:
+    """Whether two domains look like one: as long, and equal in eight places."""
+    if len(a) != len(b):
+        return False
+    some = np.unique(np.linspace(0, len(a) - 1, 8).astype(int)).tolist()
+
+    def rows(d: Domain) -> list[Tensor]:
+        raw = d.samples.__getitems__(some)
+        return list(raw.values()) if isinstance(raw, dict) else list(raw)
+
+    return all(torch.equal(x, y) for x, y in zip(rows(a), rows(b), strict=True))
+
+
 def _hold_out(
     n: int, fraction: float, rng: np.random.Generator, y: np.ndarray | None, groups: Any
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -301,6 +314,12 @@ class Task:
         if target_test is not None:
             self.notes += [f"{test.name} (test): {note}" for note in test.notes]
         self._check_shapes((*sources, target, test))
+        if target_test is not None and _same_samples(target, target_test):
+            raise DomadaptError(
+                f"The test set {target_test.name!r} holds the very samples of the target "
+                f"{target.name!r}, which are trained with. Leave the test set out (the task is "
+                "then called transductive), or give other samples."
+            )
 
         labels = self._source_labels(sources)
         self.class_names = self._classes(sources, labels)
@@ -309,6 +328,12 @@ class Task:
         pooled = sources[0] if len(sources) == 1 else self._pool(sources)
         rng = np.random.default_rng(split_seed)
         train, val = _hold_out(len(pooled), val_fraction, rng, y, pooled.groups)
+        if len(val) == 0 and len(self.class_names) > len(pooled) // 2:
+            raise DomadaptError(
+                f"The source {pooled.name!r} has {len(self.class_names)} different labels in "
+                f"{len(pooled)} samples: they look like measurements, and labels must be classes. "
+                "Give classes, several samples of each."
+            )
         if len(val) == 0:
             raise DomadaptError(
                 f"The source {pooled.name!r} has {len(pooled)} samples, too few to keep "

@@ -197,7 +197,7 @@ MISTAKES = {
     ADAPT + "--steps abc": ["--steps", "integer", "'abc'"],
     ADAPT + "--steps=abc": ["--steps", "integer", "'abc'"],
     ADAPT + "--steps 0": ["steps", "at least 1", "got 0"],
-    ADAPT + "--lr nan": ["lr", "above 0"],
+    ADAPT + "--lr nan": ["lr", "finite"],
     ADAPT + "--seed -1": ["seed", "got -1"],
     ADAPT + "--batch-size 1": ["batch_size", "at least 2"],
     ADAPT + "--optimizer adam": ["'adam'", "'adamw'", "'sgd'"],

@@ -230,3 +230,23 @@ def test_source_accuracy_needs_labels():
 
 def test_per_class_of_an_absent_class_is_none():
     assert per_class(onehot([2, 2]), [2, 0], ABC) == [0.0, None, 1.0]
+
+
+def test_gain_interval_is_paired() -> None:
+    from small import small_task
+
+    from domadapt.evaluation import gain_interval
+
+    task = small_task()
+    y = torch.arange(90) % 3
+    right, wrong = torch.eye(3)[y], torch.eye(3)[(y + 1) % 3]
+    assert gain_interval(task, right, right) == (0.0, 0.0)
+    low, high = gain_interval(task, wrong, right) or (0, 0)
+    assert (low, high) == (1.0, 1.0)
+    some = right.clone()
+    some[:9] = wrong[:9]
+    low, high = gain_interval(task, some, right) or (0, 0)
+    half = 1.96 * (0.1 * 0.9 / 90) ** 0.5
+    assert low == pytest.approx(0.1 - half)
+    assert high == pytest.approx(0.1 + half)
+    assert gain_interval(small_task(None), right, right) is None

@@ -129,7 +129,7 @@ def test_partly_labelled_target() -> None:
             lambda: from_arrays(np.zeros((9, 2, 16), dtype=np.float32), name="t"),
             "one kind of data",
         ),
-        (lambda: domain(np.arange(60) % 60), lambda: domain(), "too few"),
+        (lambda: domain(np.arange(60) % 30), lambda: domain(), "too few"),
         (
             lambda: domain(np.arange(60) % 3, groups=np.zeros(60)),
             lambda: domain(),
@@ -199,3 +199,15 @@ def test_repr_shows_no_label() -> None:
     text = repr(domain(np.array(["secret"] * 30 + ["b"] * 30)))
     assert "secret" not in text
     assert isinstance(Split("s", domain(), np.arange(3)).ids(), list)
+
+
+def test_a_test_set_that_is_the_target_is_refused() -> None:
+    y = np.arange(60) % 3
+    with pytest.raises(DomadaptError, match="holds the very samples of the target"):
+        Task(domain(y), domain(), target_test=domain(y, name="again"))
+
+
+def test_labels_that_are_measurements_are_refused() -> None:
+    y = np.linspace(0, 1, 60)
+    with pytest.raises(DomadaptError, match="60 different labels in 60 samples"):
+        Task(domain(y), domain())

@@ -71,6 +71,11 @@ def load(
     elif path.is_dir():
         _refuse("an image folder", label_column=label_column, group_column=group_column)
         _refuse("an image folder", columns=columns)
+        if (path / "config.json").exists() and (path / "model.safetensors").exists():
+            raise DomadaptError(
+                f"Data are required; {str(path)!r} is the folder of a run. Its model is taken up "
+                "by load_run, `domadapt predict` and `domadapt evaluate`."
+            )
         domain = from_folder(path, name=name, labelled=labelled)
     elif path.name.lower().endswith(EXTENSIONS):
         domain = from_table(
@@ -79,6 +84,7 @@ def load(
             group_column=group_column,
             name=name,
             columns=columns,
+            labelled=labelled,
         )
     elif path.suffix.lower() in (".npz", ".npy"):
         _refuse("a NumPy file", label_column=label_column, columns=columns)

@@ -25,6 +25,7 @@ def from_table(
     group_column: str | None = None,
     name: str | None = None,
     columns: Sequence[str] | None = None,
+    labelled: bool | None = None,
 ) -> Domain:
     """A domain of vectors from a table, one sample per row.
 
@@ -40,7 +41,8 @@ def from_table(
             unlabelled target, gives a domain without labels, and a note.
         group_column: the column that says who or what each row comes from; it must be there.
         name: what tables call the domain; by default the file's name.
-        columns: the input columns, in this order; all others are ignored.
+        columns: the input columns, in this order; all others are ignored, and noted.
+        labelled: True insists on the label column.
 
     Raises:
         DomadaptError: no such file, columns that are missing or not numeric, or missing values.
@@ -51,8 +53,16 @@ def from_table(
     notes = []
     if group_column is not None and group_column not in frame.columns:
         raise unknown(f"group column in {path.name!r}", group_column, map(str, frame.columns))
-    labelled = label_column is not None and label_column in frame.columns
-    if label_column is not None and not labelled:
+    has_labels = label_column is not None and label_column in frame.columns
+    if labelled and not has_labels:
+        known = list(map(str, frame.columns))
+        if label_column is not None:
+            raise unknown(f"label column (of {path.name})", label_column, known)
+        raise DomadaptError(
+            f"The column of {path.name!r} that holds the labels must be named (--label-column); "
+            f"its columns are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
+        )
+    if label_column is not None and not has_labels:
         notes.append(f"no column {label_column!r} in {path.name}: taken as unlabelled")
     special = {label_column, group_column}
     if columns is None:
@@ -63,6 +73,9 @@ def from_table(
     else:
         wanted = [str(c) for c in columns]
         _check_columns(wanted, frame, special, path.name)
+        left = [str(c) for c in frame.columns if str(c) not in {*wanted, *map(str, special)}]
+        if left:
+            notes.append(f"columns that the source lacks are left out: {', '.join(left[:8])}")
     if not wanted:
         raise DomadaptError(
             f"A table needs at least one input column; {path.name!r} has only "
@@ -72,7 +85,7 @@ def from_table(
     return Domain(
         name,
         TableSamples(numbers(frame[wanted], path.name), [str(c) for c in wanted]),
-        labels=label_array(frame[label_column]) if labelled else None,
+        labels=label_array(frame[label_column]) if has_labels else None,
         groups=None if group_column is None else group_array(frame[group_column]),
         kind="vector",
         notes=tuple(notes),

@@ -76,7 +76,7 @@ class Candidate:
     embedding: Embedding | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Everything that the page, the plots and the tables of one run show.
 
@@ -116,6 +116,9 @@ class Report:
                 "A report needs candidates of different names, the chosen one among them; got "
                 f"{', '.join(names) or 'none'}, and {self.chosen!r} was chosen."
             )
+
+    def __repr__(self) -> str:
+        return f"Report({self.task['name']}, chosen {self.chosen!r}; see summary())"
 
     @property
     def baseline(self) -> Candidate | None:

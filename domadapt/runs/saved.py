@@ -71,12 +71,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_run(folder: Path) -> SavedRun:
+def load_run(folder: str | Path) -> SavedRun:
     """The adapted model of a run folder.
 
     A backbone from a file of one's own is built by the copy in the folder. Where that fails, such
     as when weights that it reads are gone, the run's export serves in its place.
     """
+    folder = Path(folder)
     config = read_config(folder)
     return SavedRun(
         _model(folder, config),
