@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import importlib.util
 import re
@@ -28,7 +29,7 @@ from domadapt.evaluation import (
 )
 from domadapt.export import export_onnx, export_pt2
 from domadapt.inference import outputs_of
-from domadapt.methods import build_method, method_class, method_settings
+from domadapt.methods import build_method, method_class, method_parts, method_settings
 from domadapt.network import Network
 from domadapt.report.embedding import embedding
 from domadapt.report.page import render
@@ -273,7 +274,7 @@ def _as_task(task: Task | str | tuple[Domain, Domain]) -> Task:
 
 def candidate_names(method: str) -> list[str]:
     """What the candidates of a run with this method are called; the last one is kept."""
-    own = "+".join(method_class(part).name for part in method.split("+"))
+    own = "+".join(method_class(part).name for part in method_parts(method))
     return [BASELINE] if own == BASELINE else [BASELINE, own]
 
 
@@ -294,8 +295,9 @@ def _check_method(
 ) -> Network:
     """Refuse settings and needs that cannot be met; returns a network as it would be trained."""
     built = build_method(method, plan.make_network(how.seed), settings)
-    Trainer(built, plan.task, plan.views, how)
-    return built.network
+    network = copy.deepcopy(built.network)
+    Trainer(built, plan.task, plan.views, how).rehearse()
+    return network
 
 
 def check_folder(folder: Path | None, resume: bool) -> None:

@@ -526,6 +526,12 @@ def _take_method_flags(argv: list[str]) -> list[str]:
     from domadapt.methods import method_settings
 
     settings = method_settings(chosen or "mcc")
+    taken = {*training_settings(), *inspect.signature(adapt).parameters} & settings.keys()
+    if taken:
+        raise DomadaptError(
+            f"{chosen} has a setting {sorted(taken)[0]!r}, which is the name of a flag of adapt; "
+            "rename the setting."
+        )
     _known_flags.extend(f"--{name.replace('_', '-')}" for name in settings)
     if chosen is not None and asks_help:
         _method_help(chosen, settings)
@@ -548,9 +554,9 @@ def _take_method_flags(argv: list[str]) -> list[str]:
 
 
 def _method_help(name: str, settings: dict[str, Any]) -> None:
-    from domadapt.methods import method_class
+    from domadapt.methods import method_class, method_parts
 
-    for part in name.split("+"):
+    for part in method_parts(name):
         _say(inspect.getdoc(method_class(part)) or "")
     _say("")
     _say(f"Settings of {name} (beside those of `domadapt adapt --help`):")

@@ -67,6 +67,10 @@ class Domain:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for what in ("labels", "groups"):
+            value = getattr(self, what)
+            if value is not None and not isinstance(value, np.ndarray):
+                object.__setattr__(self, what, np.asarray(value))
         n = len(self.samples)
         if n == 0:
             raise DomadaptError(f"Domain {self.name!r} holds no sample; give at least one.")

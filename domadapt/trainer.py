@@ -24,6 +24,7 @@ from domadapt.errors import DomadaptError
 from domadapt.inference import outputs_of
 from domadapt.methods import Method, TargetView
 from domadapt.network import Network
+from domadapt.settings import settings_of
 from domadapt.task import Batch, Task
 from domadapt.training import Training
 
@@ -47,27 +48,28 @@ class Log:
 class _Window:
     """Losses since the last point of the curves, left on their device until then."""
 
-    terms: dict[str, list[Tensor]] = field(default_factory=dict)
+    steps: list[dict[str, Tensor]] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
 
     def add(self, terms: dict[str, Tensor], weights: dict[str, float]) -> None:
-        for name, value in terms.items():
-            self.terms.setdefault(name, []).append(value.detach())
+        self.steps.append({name: value.detach() for name, value in terms.items()})
         self.weights = weights
 
     def close(self) -> tuple[dict[str, float], str | None]:
-        """Mean of each term, and the term that was the first to be NaN or infinite, if any."""
-        names = list(self.terms)
-        values = torch.stack([torch.stack(self.terms[n]).float() for n in names])
-        self.terms = {}
-        means = dict(zip(names, values.mean(1).tolist(), strict=True))
-        if all(math.isfinite(mean) for mean in means.values()):
+        """Mean of each term, and the term that was the first to be NaN or infinite, if any.
+
+        A term counts over the steps that have it: a method may begin with one later.
+        """
+        steps, self.steps = self.steps, []
+        names = list(dict.fromkeys(name for terms in steps for name in terms))
+        values = [torch.stack([terms[n] for terms in steps if n in terms]) for n in names]
+        numbers = torch.stack([v.float().mean() for v in values]).tolist()
+        means = dict(zip(names, numbers, strict=True))
+        if all(math.isfinite(mean) for mean in numbers):
             return means, None
         # One bad step spoils the weights and with them all terms of the next: the first one counts.
-        bad = ~torch.isfinite(values)
-        step = int(bad.any(0).int().argmax())
-        terms = [n for n, is_bad in zip(names, bad[:, step].tolist(), strict=True) if is_bad]
-        return means, terms[0]
+        bad = (n for terms in steps for n, v in terms.items() if not torch.isfinite(v).all())
+        return means, next(bad, names[0])
 
 
 def make_accelerator(
@@ -281,9 +283,51 @@ class Trainer:
         network.eval()
         return network
 
+    def rehearse(self) -> None:
+        """One batch through the method without training, so that what would fail fails now.
+
+        The method is spent by it: its statistics and random numbers have moved.
+
+        Raises:
+            DomadaptError: `Method.terms` returned something else than scalars by name, or a
+                setting ``x_weight`` has no term ``x`` to weight.
+        """
+        method = self.method
+        method.setup(len(self.task.source_train), len(self.task.target_train))
+        with torch.no_grad():
+            batch = self._stream()[0]
+            terms = method.terms(method.outputs(batch), batch)
+        if not isinstance(terms, dict) or not all(
+            isinstance(v, Tensor) and v.ndim == 0 for v in terms.values()
+        ):
+            raise DomadaptError(
+                f"terms() of {method.name} must return a dictionary of scalar tensors by name; got "
+                f"{_shapes(terms)}."
+            )
+        if "source" in terms:
+            raise DomadaptError(
+                f"terms() of {method.name} must not call a term 'source', which is the name of the "
+                "source loss; choose another name, or override source_loss."
+            )
+        weights = [n for n in settings_of(type(method)) if n.endswith("_weight")]
+        idle = [n for n in weights if n.removesuffix("_weight") not in terms]
+        unweighted = [t for t in terms if f"{t}_weight" not in weights]
+        if idle and unweighted:
+            raise DomadaptError(
+                f"The setting {idle[0]} of {method.name} weights a term "
+                f"{idle[0].removesuffix('_weight')!r}, and terms() returned "
+                f"{', '.join(map(repr, unweighted))}; give both one name."
+            )
+
     def _batches(self) -> Any:
+        training = self.training
+        cuda = self.accelerator.device.type == "cuda"
+        first = self.step * training.accumulate
+        return batch_loader(self._stream(), first, training.workers, cuda)
+
+    def _stream(self) -> BatchStream:
         training, method = self.training, self.method
-        stream = BatchStream(
+        return BatchStream(
             self.task.source_train if method.needs_source else None,
             self.task.target_train if method.needs_target else None,
             self.views,
@@ -296,8 +340,6 @@ class Trainer:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        cuda = self.accelerator.device.type == "cuda"
-        return batch_loader(stream, self.step * training.accumulate, training.workers, cuda)
 
     def _place(self, batch: Batch) -> Batch:
         device = self.accelerator.device
@@ -335,8 +377,11 @@ class Trainer:
         point |= {f"weight/{name}": value for name, value in window.weights.items()}
         if culprit is not None:
             raise self._diverged(f"the loss term {culprit!r}", self.step)
-        for name, value in point.items():
-            self.history.setdefault(name, []).append(value)
+        known = len(self.history.get("step", []))
+        for name in {**self.history, **point}:
+            # A point for every curve, so that all are equally long: NaN where a term was not there.
+            curve = self.history.setdefault(name, [math.nan] * known)
+            curve.append(point.get(name, math.nan))
         if self.track is not None:
             self.accelerator.log(point, step=self.step)
         if on_log is not None and self.accelerator.is_main_process:
@@ -410,3 +455,12 @@ class Trainer:
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Values that every tracker takes: None becomes a word."""
     return {k: "none" if v is None else v for k, v in values.items()}
+
+
+def _shapes(value: Any) -> str:
+    if not isinstance(value, dict):
+        return type(value).__name__
+    return ", ".join(
+        f"{k!r}: {tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__}"
+        for k, v in value.items()
+    )

@@ -565,3 +565,19 @@ def test_interrupt_ends_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert run("adapt --resume r").code == 0
     assert "finished" in mistake(run("adapt --resume r"))
+
+
+def test_a_setting_with_the_name_of_a_flag_is_refused(run: Run, here: Path) -> None:
+    (here / "clash.py").write_text(
+        "from domadapt.methods import Method, register\n"
+        "@register('clash')\n"
+        "class Clash(Method):\n"
+        "    def __init__(self, network, *, steps: int = 5):\n"
+        "        super().__init__(network)\n"
+        "        self.steps = steps\n"
+        "    def terms(self, out, batch):\n"
+        "        return {'x': out.z_t.mean()}\n"
+    )
+    said = run("adapt s.npz t.npz --method clash.py --steps 10 --out never")
+    assert said.code == 2
+    assert "'steps', which is the name of a flag of adapt" in said.err

@@ -193,3 +193,23 @@ def test_importing_a_method_by_path_does_not_touch_the_random_numbers(tmp_path: 
     before = torch.get_rng_state()
     method_class(str(write(tmp_path / "mine.py", "mine")))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_path_may_hold_a_plus_sign(tmp_path: Path) -> None:
+    from domadapt.methods import method_parts
+
+    file = tmp_path / "a+b" / "mine.py"
+    file.parent.mkdir()
+    file.write_text("")
+    assert method_parts(str(file)) == [str(file)]
+    assert method_parts("dann+mcc") == ["dann", "mcc"]
+
+
+def test_a_cell_of_a_notebook_may_register_again() -> None:
+    code = (
+        "from domadapt.methods import Method, register\n"
+        "@register('cell')\n"
+        "class Cell(Method):\n    pass\n"
+    )
+    for _ in range(2):
+        exec(code, {"__name__": "a_module_without_file"})

@@ -148,7 +148,7 @@ def test_load_reads_tables_and_says_what_is_not_there(frame: pd.DataFrame, tmp_p
     columns = ["age"]
     assert load(path, label_column="label", columns=columns).labels.tolist()[1] == "no"
     assert load(str(path), label_column="label", columns=columns, labelled=False).labels is None
-    with pytest.raises(DomadaptError, match="no label column .*'lable'. Did you mean 'label'"):
+    with pytest.raises(DomadaptError, match=r"no label column .*'lable'. Did you mean 'label'"):
         load(path, label_column="lable", columns=columns, labelled=True)
     with pytest.raises(DomadaptError, match=r"must be named \(--label-column\)"):
         load(path, columns=columns, labelled=True)

@@ -56,7 +56,7 @@ def test_weight_zero_is_source_only_and_more_is_not(name: str) -> None:
         assert len(cls.no_neutral) > 10
         return  # its gradient's reach into the backbone is tested by the contract suite
     yardstick = small_trainer("source_only", settings={"joint_forward": True}).fit()
-    assert zero_weights(name), f"{name} has no *_weight setting and no reason why"
+    assert zero_weights(name), f"{name} has no *_weight setting; say why in no_neutral"
     assert same_bits(small_trainer(name, settings=zero_weights(name)).fit(), yardstick)
     assert not same_bits(small_trainer(name).fit(), yardstick)
 
@@ -75,7 +75,7 @@ def test_each_parameter_in_one_group(name: str) -> None:
     method = build_method(name, small_network())
     groups = parameter_groups(method, Training(head_lr_multiple=10.0, lr=0.1))
     listed = [id(p) for group in groups for p in group["params"]]
-    assert sorted(listed) == sorted(id(p) for p in method.parameters())
+    assert sorted(listed) == sorted(id(p) for p in method.parameters() if p.requires_grad)
     backbone = {id(p) for p in method.network.backbone.parameters()}
     for group in groups:
         for p in group["params"]:
@@ -228,3 +228,56 @@ def test_a_frozen_network_is_refused() -> None:
 def test_settings_that_would_wreck_training_are_refused(setting: str, value: float) -> None:
     with pytest.raises(DomadaptError, match=rf"{setting} must .*{value}"):
         Training(**{setting: value})  # type: ignore[arg-type]
+
+
+class Late(Method):
+    """A method whose term begins in the middle of the run."""
+
+    name = "late"
+
+    def terms(self, out: Any, batch: Any) -> dict[str, torch.Tensor]:
+        return {} if batch.progress < 0.4 else {"late": out.z_t.square().mean()}
+
+
+def test_a_term_may_begin_later() -> None:
+    trainer = small_trainer(Late(small_network()))
+    trainer.fit()
+    late = np.array(trainer.history["loss/late"])
+    assert len(late) == len(trainer.history["step"]) == 4
+    assert np.isnan(late).tolist() == [True, False, False, False]
+
+
+class Returns(Method):
+    """A method whose terms are whatever the test wants."""
+
+    name = "returns"
+
+    def __init__(self, network: Any, *, moment_weight: float = 1.0) -> None:
+        super().__init__(network)
+        self.moment_weight = moment_weight
+        self.value: Any = {}
+
+    def terms(self, out: Any, batch: Any) -> dict[str, torch.Tensor]:
+        return self.value(out)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda out: out.z_t.mean(), "dictionary of scalar tensors by name; got Tensor"),
+        (lambda out: {"moment": out.z_t.mean(0)}, r"got 'moment': \(16,\)"),
+        (lambda out: {"moment": 0.0}, "got 'moment': float"),
+        (lambda out: {"source": out.z_t.mean()}, "must not call a term 'source'"),
+        (lambda out: {"moments": out.z_t.mean()}, "moment_weight of returns weights a term"),
+    ],
+)
+def test_what_a_method_gets_wrong_is_said_before_training(value: Any, said: str) -> None:
+    method = Returns(small_network())
+    method.value = value
+    with pytest.raises(DomadaptError, match=said):
+        small_trainer(method).rehearse()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_passes_its_rehearsal(name: str) -> None:
+    small_trainer(name).rehearse()

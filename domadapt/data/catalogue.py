@@ -300,7 +300,7 @@ def _cache() -> Path:
 
 def _find(collection: str, name: str, root: Path | None) -> Path | None:
     of = _COLLECTIONS[collection]
-    if collection == "digits":
+    if of.origin == "embedded":
         return Path()
     places = [root] if root else []
     if of.downloads:

@@ -2,7 +2,7 @@
 
 from domadapt.methods.base import BatchOutputs, Losses, Method, TargetView
 from domadapt.methods.combine import build_method, method_settings
-from domadapt.methods.registry import method_class, method_names, register
+from domadapt.methods.registry import method_class, method_names, method_parts, register
 from domadapt.settings import Setting, settings_of
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "build_method",
     "method_class",
     "method_names",
+    "method_parts",
     "method_settings",
     "register",
     "settings_of",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from domadapt.errors import DomadaptError, unknown
 from domadapt.methods.base import BatchOutputs, Method, TargetView
-from domadapt.methods.registry import method_class
+from domadapt.methods.registry import method_class, method_parts
 from domadapt.network import Network
 from domadapt.settings import Setting, parse_setting, settings_of
 from domadapt.task import Batch
@@ -107,7 +107,7 @@ class Combination(Method):
 
 def method_settings(spec: str) -> dict[str, Setting]:
     """The settings of a method or combination; those of a combination as ``part.setting``."""
-    names = spec.split("+")
+    names = method_parts(spec)
     if len(names) == 1:
         return settings_of(method_class(spec))
     return {
@@ -127,7 +127,7 @@ def build_method(spec: str, network: Network, settings: Mapping[str, Any] | None
                 raise DomadaptError(f"The method {spec!r} takes no settings; got {key!r}.")
             raise unknown(f"setting of {spec}", key, known)
         given[key] = parse_setting(known[key], value)
-    names = spec.split("+")
+    names = method_parts(spec)
     if len(names) == 1:
         return method_class(spec)(network, **given)
     parts = {}

@@ -33,15 +33,31 @@ def register(name: str) -> Callable[[C], C]:
     def add(cls: C) -> C:
         other = _METHODS.get(name)
         # The same file may be loaded twice (by path, by a test); another file may not take a name.
-        if other is not None and inspect.getfile(other) != inspect.getfile(cls):
+        if other is not None and _home(other) != _home(cls):
             raise DomadaptError(
-                f"The method {name!r} is taken by {inspect.getfile(other)}; choose another name."
+                f"The method {name!r} is taken by {_home(other)}; choose another name."
             )
         cls.name = name
         _METHODS[name] = cls
         return cls
 
     return add
+
+
+def _home(cls: type[Any]) -> str:
+    try:
+        return inspect.getfile(cls)
+    except (OSError, TypeError):
+        # Written at a prompt or in a notebook, where a cell is run again and again.
+        return cls.__module__
+
+
+def method_parts(spec: str) -> list[str]:
+    """The methods of a combination: ``"dann+mcc"`` has two; a path may hold a plus sign."""
+    path, _, rest = spec.rpartition(".py")
+    if "+" not in rest and Path(f"{path}.py").is_file():
+        return [spec]
+    return spec.split("+")
 
 
 def _scan() -> None:

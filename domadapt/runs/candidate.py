@@ -15,7 +15,7 @@ import torch
 from domadapt import checkpoint
 from domadapt.errors import DomadaptError
 from domadapt.methods import build_method
-from domadapt.methods.registry import method_class
+from domadapt.methods.registry import method_class, method_parts
 from domadapt.network import Network
 from domadapt.runs.plan import Plan, spec_dict
 from domadapt.trainer import History, Log, Trainer
@@ -51,8 +51,13 @@ class Trained:
 def method_source_hash(spec: str) -> str:
     """A hash of the source files of a method, so that a changed method is another cell."""
     digest = hashlib.sha256()
-    for name in spec.split("+"):
-        digest.update(Path(inspect.getfile(method_class(name))).read_bytes())
+    for name in method_parts(spec):
+        cls = method_class(name)
+        try:
+            digest.update(Path(inspect.getfile(cls)).read_bytes())
+        except (OSError, TypeError):
+            # Written at a prompt or in a notebook: it has no file.
+            digest.update(f"{cls.__module__}.{cls.__qualname__}".encode())
     return digest.hexdigest()[:16]
 
 
