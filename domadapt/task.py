@@ -214,6 +214,26 @@ def canonical(label: object) -> str | None:
     return str(label)
 
 
+def label_ids(domain: Domain, class_names: Sequence[str], extra_classes: str) -> np.ndarray | None:
+    """The labels of a domain as ids of given classes; None where it has none.
+
+    -1 for a sample without a label and, where `extra_classes` is "unscored", for one of a class
+    that is not among `class_names`.
+    """
+    if domain.labels is None:
+        return None
+    number = {name: i for i, name in enumerate(class_names)}
+    named = [canonical(v) for v in domain.labels]
+    strange = sorted({v for v in named if v is not None and v not in number})
+    if strange and extra_classes == "error":
+        raise DomadaptError(
+            f"{domain.name!r} has labels that the source lacks: {', '.join(strange)}. The source's "
+            f"classes are {', '.join(class_names)}. Rename or remove them, or leave them out of "
+            "the scores (extra_classes='unscored', --extra-classes unscored)."
+        )
+    return np.array([number.get(v, -1) if v is not None else -1 for v in named])
+
+
 def class_order(names: set[str]) -> tuple[str, ...]:
     """Class names in order: numbers by value, words by the alphabet."""
     try:
@@ -531,15 +551,5 @@ class Task:
     def _target_labels(
         self, domain: Domain, number: Mapping[str, int], extra: str
     ) -> np.ndarray | None:
-        if domain.labels is None:
-            return None
-        named = [canonical(v) for v in domain.labels]
-        strange = sorted({v for v in named if v is not None and v not in number})
-        if strange and extra == "error":
-            raise DomadaptError(
-                f"The target {domain.name!r} has labels that the source lacks: "
-                f"{', '.join(strange)}. The source's classes are {', '.join(number)}. Rename or "
-                "remove them, or leave them out of the scores (extra_classes='unscored')."
-            )
-        ids = np.array([number.get(v, -1) if v is not None else -1 for v in named])
-        return ids if (ids >= 0).any() else None
+        ids = label_ids(domain, tuple(number), extra)
+        return ids if ids is not None and (ids >= 0).any() else None

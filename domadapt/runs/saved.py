@@ -16,7 +16,7 @@ from domadapt.backbones import LAST_LINEAR, build_backbone, preprocessing_of
 from domadapt.data.views import Views, views_from_config
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of
-from domadapt.task import Domain, Split, canonical
+from domadapt.task import Domain, Split, label_ids
 
 CONFIG, MODEL, EXPORT = "config.json", "model.safetensors", "model.pt2"
 REPORT, PAGE, PREDICTIONS = "report.json", "report.html", "predictions.csv"
@@ -129,21 +129,12 @@ def _exported(path: Path) -> nn.Module:
 
 def class_ids(domain: Domain, class_names: tuple[str, ...], extra_classes: str) -> np.ndarray:
     """The labels of a domain as the model's class ids; -1 for a sample that is not scored."""
-    if domain.labels is None:
+    ids = label_ids(domain, class_names, extra_classes)
+    if ids is None:
         raise DomadaptError(
             f"Evaluation needs labels, and {domain.name!r} has none; give class folders, "
             "--label-column, or an array y."
         )
-    number = {name: i for i, name in enumerate(class_names)}
-    named = [canonical(v) for v in domain.labels]
-    strange = sorted({v for v in named if v is not None and v not in number})
-    if strange and extra_classes == "error":
-        raise DomadaptError(
-            f"{domain.name!r} has labels that the model does not know: {', '.join(strange)}. Its "
-            f"classes are {', '.join(class_names)}. Rename or remove them, or leave them out of "
-            "the scores (--extra-classes unscored)."
-        )
-    ids = np.array([number.get(v, -1) if v is not None else -1 for v in named])
     if not (ids >= 0).any():
         raise DomadaptError(f"No sample of {domain.name!r} has a label of the model's classes.")
     return ids
