@@ -34,7 +34,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest tests/test_registry.py -q --durations=0
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/accuracy.py digits --threads 1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
