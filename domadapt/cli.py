@@ -241,6 +241,7 @@ def adapt(
 
     Give --method X with --help for the settings of X.
     """
+    from domadapt.methods import method_parts
 
     if resume is not None:
         others = [a for a in sys.argv[1:] if a.startswith("--") and not a.startswith("--resume")]
@@ -268,8 +269,8 @@ def adapt(
             "data_root": None if data_root is None else str(data_root),
             "extra_classes": extra_classes,
             "arguments": {
-                "model": model,
-                "method": method,
+                "model": None if model is None else _own_file(model),
+                "method": "+".join(_own_file(part) for part in method_parts(method)),
                 "settings": dict(_method_flags),
                 "training": {k: v for k, v in training.items() if v is not None},
                 "weights": weights,
@@ -304,6 +305,13 @@ def _request_of(folder: Path) -> dict[str, Any]:
     if not isinstance(request, dict) or "arguments" not in request:
         raise DomadaptError(f"{file} was not written by `domadapt adapt`; start a new run.")
     return request
+
+
+def _own_file(spec: str) -> str:
+    """A file of one's own by its whole path, so that a run can be gone on with from anywhere."""
+    path, is_file, rest = spec.rpartition(".py")
+    file = Path(f"{path}.py")
+    return f"{file.resolve()}{rest}" if is_file and file.is_file() else spec
 
 
 def _lasting(request: dict[str, Any]) -> dict[str, Any]:

@@ -581,3 +581,19 @@ def test_a_setting_with_the_name_of_a_flag_is_refused(run: Run, here: Path) -> N
     said = run("adapt s.npz t.npz --method clash.py --steps 10 --out never")
     assert said.code == 2
     assert "'steps', which is the name of a flag of adapt" in said.err
+
+
+def test_a_run_keeps_the_whole_path_of_a_file_of_ones_own(
+    run: Run, here: Path, tmp_path: Path
+) -> None:
+    (here / "own.py").write_text(
+        "from domadapt.methods import Method, register\n"
+        "@register('own')\n"
+        "class Own(Method):\n"
+        "    def terms(self, out, batch):\n"
+        "        return {'x': out.z_t.square().mean()}\n"
+    )
+    out = tmp_path / "whole"
+    assert run(f"adapt s.npz t.npz --method own.py+mcc --steps 2 --out {out}").code == 0
+    method = json.loads((out / "run.json").read_text())["arguments"]["method"]
+    assert method == f"{(here / 'own.py').resolve()}+mcc"
