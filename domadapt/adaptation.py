@@ -58,8 +58,10 @@ DEFAULT_METHOD = "mcc"
 MAX_FEATURES = 2000
 
 
-#: Temporary names under which `checkpoint.write_atomically` writes.
-_HALF_WRITTEN = re.compile(r"\..+\.(safetensors|json|html|csv|pt2|onnx|npy)\.[a-z0-9_]{8}")
+#: Temporary names under which `checkpoint.write_atomically`, and safetensors within it, write.
+_HALF_WRITTEN = re.compile(
+    r"\..+\.(safetensors|json|html|csv|pt2|onnx|npy)\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}"
+)
 #: The parts of a run beside the training of its candidates.
 PREPARING, MEASURING, WRITING = "preparing data", "measuring", "writing the report"
 

@@ -288,12 +288,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except pickle.UnpicklingError as error:
-        raise DomadaptError(
-            f"{path} is no state_dict: it holds a whole pickled model, or something else that "
-            "could run code. Save the weights alone: torch.save(model.state_dict(), path)."
-        ) from error
-    except Exception as error:  # torn files raise errors of many kinds
+    except Exception as error:  # the unpickler raises errors of many kinds
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            raise DomadaptError(
+                f"{path} is no state_dict: it holds a whole pickled model, or something else that "
+                "could run code. Save the weights alone: torch.save(model.state_dict(), path)."
+            ) from error
         raise DomadaptError(
             f"{path} is no weights file: a state_dict saved by torch.save or safetensors is "
             f"required ({type(error).__name__}: {_first_line(error)})."
