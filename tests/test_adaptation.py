@@ -447,3 +447,21 @@ def test_a_run_goes_on_only_with_the_same(tmp_path: Path, monkeypatch: pytest.Mo
     quick(small_task(), out=tmp_path / "run", resume=True)
     quick(small_task(), out=tmp_path / "whole")
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+def test_channels_last_changes_the_layout_and_hardly_the_numbers() -> None:
+    how = {"steps": 3, "batch_size": 8, "device": "cpu"}
+    networks = [
+        adapt(
+            "digits:printed->handwritten",
+            "lenet",
+            "source_only",
+            training={**how, "channels_last": last},
+            look=False,
+        ).network
+        for last in (False, True)
+    ]
+    filters = [next(p for p in n.parameters() if p.ndim == 4 and p.shape[1] > 3) for n in networks]
+    assert [f.is_contiguous() for f in filters] == [True, False]
+    x = torch.rand(4, 3, 16, 16)
+    torch.testing.assert_close(networks[0](x), networks[1](x), rtol=1e-2, atol=1e-2)
