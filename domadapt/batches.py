@@ -19,7 +19,7 @@ from domadapt.data.views import Views
 from domadapt.task import Batch, Inputs, Split
 
 _ORDER, _WEAK, _STRONG = 0, 1, 2
-_SOURCE, _TARGET = 0, 1
+_SOURCE, _TARGET, _LABELLED = 0, 1, 2
 
 
 def generator(*key: int) -> torch.Generator:
@@ -55,6 +55,26 @@ class Order:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+class Draws:
+    """Samples drawn with replacement, each as often as its weight says, as a function of ``k``."""
+
+    def __init__(self, weights: Tensor, *key: int) -> None:
+        self.weights = weights
+        self.key = key
+
+    def part(self, k: int, size: int) -> np.ndarray:
+        """The `k`-th draw of `size` positions."""
+        g = generator(*self.key, _ORDER, k)
+        drawn: np.ndarray = torch.multinomial(self.weights, size, True, generator=g).numpy()
+        return drawn
+
+
+def balancing_weights(y: Tensor) -> Tensor:
+    """Weights under which every class that occurs in `y` ``(n,)`` is drawn equally often."""
+    weights: Tensor = 1.0 / torch.bincount(y).clamp_min(1)[y].double()
+    return weights
+
+
 class BatchStream(Dataset[Batch]):
     """The batches of a run by number.
 
@@ -67,6 +87,8 @@ class BatchStream(Dataset[Batch]):
         steps: optimiser steps of the whole run, for `Batch.progress`.
         accumulate: batches per optimiser step.
         rank, world: this process and their number; processes share out each step's samples.
+        labelled: target samples that a person labelled, drawn with every batch.
+        weights_s, weights_t: how often each sample is drawn; None passes over all in turn.
     """
 
     def __init__(
@@ -83,14 +105,20 @@ class BatchStream(Dataset[Batch]):
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        labelled: Split | None = None,
+        weights_s: Tensor | None = None,
+        weights_t: Tensor | None = None,
     ) -> None:
         self.source, self.target, self.views = source, target, views
+        self.labelled = labelled
         self.size_s, self.size_t = batch_size_s, batch_size_t
         self.strong, self.seed = strong, seed
         self.steps, self.accumulate = steps, accumulate
         self.rank, self.world = rank, world
-        self.order_s = Order(len(source), seed, _SOURCE) if source is not None else None
-        self.order_t = Order(len(target), seed, _TARGET) if target is not None else None
+        self.order_s = _order(source, weights_s, seed, _SOURCE)
+        self.order_t = _order(target, weights_t, seed, _TARGET)
+        self.order_l = _order(labelled, None, seed, _LABELLED)
+        self.size_l = 0 if labelled is None else min(len(labelled), batch_size_t)
 
     def __len__(self) -> int:
         return self.steps * self.accumulate
@@ -121,8 +149,31 @@ class BatchStream(Dataset[Batch]):
             x_t, *more = self._inputs(self.target, part, _TARGET, k)
             x_t_strong = more[0] if more else None
             index_t = torch.from_numpy(part)
-        progress = (number // self.accumulate) / self.steps
-        return Batch(x_s, y_s, x_t, progress, x_s_strong, x_t_strong, index_s, index_t, domain_s)
+        x_l: Inputs | None = None
+        y_l: Tensor | None = None
+        if self.labelled is not None and self.order_l is not None and self.labelled.y is not None:
+            part = self.order_l.part(k, self.size_l)
+            x_l = self._inputs(self.labelled, part, _LABELLED, k)[0]
+            y_l = self.labelled.y[torch.from_numpy(part)]
+        return Batch(
+            x_s,
+            y_s,
+            x_t,
+            progress=(number // self.accumulate) / self.steps,
+            x_s_strong=x_s_strong,
+            x_t_strong=x_t_strong,
+            index_s=index_s,
+            index_t=index_t,
+            domain_s=domain_s,
+            x_l=x_l,
+            y_l=y_l,
+        )
+
+
+def _order(split: Split | None, weights: Tensor | None, *key: int) -> Order | Draws | None:
+    if split is None:
+        return None
+    return Order(len(split), *key) if weights is None else Draws(weights, *key)
 
 
 def _same(batch: Any) -> Any:

@@ -255,6 +255,25 @@ def _same_samples(a: Domain, b: Domain) -> bool:
     return all(torch.equal(x, y) for x, y in zip(rows(a), rows(b), strict=True))
 
 
+def _share_samples(few: Domain, many: Domain) -> bool:
+    """Whether one of (at most 16 of) the samples of `few` is among those of `many`."""
+
+    def prints(d: Domain, index: Sequence[int]) -> set[bytes]:
+        raw = d.samples.__getitems__(list(index))
+        if isinstance(raw, dict):
+            rows = [
+                torch.cat([f.flatten().double() for f in row])
+                for row in zip(*raw.values(), strict=True)
+            ]
+        else:
+            rows = list(raw)
+        return {row.contiguous().numpy().tobytes() for row in rows}
+
+    wanted = prints(few, np.unique(np.linspace(0, len(few) - 1, 16).astype(int)).tolist())
+    starts = range(0, len(many), 256)
+    return any(wanted & prints(many, range(s, min(s + 256, len(many)))) for s in starts)
+
+
 def _hold_out(
     n: int, fraction: float, rng: np.random.Generator, y: np.ndarray | None, groups: Any
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -299,21 +318,32 @@ class Task:
         extra_classes: what to do with labelled target samples of a class that the source lacks:
             "error" refuses them, "unscored" trains with them but leaves them out of every score.
         split_seed: seed of the splits, apart from the seed of training.
+        target_labelled: a few labelled samples of the target domain to train with, declared as
+            such (semi-supervised adaptation). They must not be among those that are scored.
+        class_names: only of a task without source (``source=None``): the classes of the trained
+            model, in the order of its outputs. ``source_train`` and ``source_val`` are then empty.
     """
 
     def __init__(
         self,
-        source: Domain | Sequence[Domain],
+        source: Domain | Sequence[Domain] | None,
         target: Domain,
         *,
         target_test: Domain | None = None,
+        target_labelled: Domain | None = None,
+        class_names: Sequence[str] | None = None,
         name: str | None = None,
         val_fraction: float = 0.2,
         extra_classes: Literal["error", "unscored"] = "error",
         split_seed: int = 0,
     ) -> None:
-        sources = (source,) if isinstance(source, Domain) else tuple(source)
-        if not sources:
+        sources = (source,) if isinstance(source, Domain) else tuple(source or ())
+        if (source is None) != (class_names is not None):
+            raise DomadaptError(
+                "The classes of a task are those of its source; class_names are for a task without "
+                "one (source=None), and needed there."
+            )
+        if not sources and class_names is None:
             raise DomadaptError("A task needs at least one source domain; none was given.")
         if not 0 < val_fraction < 1:
             raise DomadaptError(f"val_fraction must lie between 0 and 1; got {val_fraction}.")
@@ -322,22 +352,24 @@ class Task:
                 f"extra_classes must be 'error' or 'unscored'; got {extra_classes!r}."
             )
         test = target if target_test is None else target_test
-        kinds = {d.kind for d in (*sources, target, test)}
+        more = () if target_labelled is None else (target_labelled,)
+        kinds = {d.kind for d in (*sources, target, test, *more)}
         if len(kinds) > 1:
             raise DomadaptError(
                 f"Source and target must be of one kind of data; got {', '.join(sorted(kinds))}."
             )
-        self.kind: Kind = sources[0].kind
-        self.augment = sources[0].augment
+        first = sources[0] if sources else target
+        self.kind: Kind = first.kind
+        self.augment = first.augment
         self.transductive = target_test is None
-        self.name = name or f"{'+'.join(d.name for d in sources)}->{target.name}"
+        self.name = name or f"{'+'.join(d.name for d in sources) or 'model'}->{target.name}"
         self.source_names = tuple(d.name for d in sources)
         self.target_name = target.name
         self.notes: list[str] = [f"{d.name}: {note}" for d in sources for note in d.notes]
         self.notes += [f"{target.name}: {note}" for note in target.notes]
         if target_test is not None:
             self.notes += [f"{test.name} (test): {note}" for note in test.notes]
-        self._check_shapes((*sources, target, test))
+        self._check_shapes((*sources, target, test, *more))
         if target_test is not None and _same_samples(target, target_test):
             raise DomadaptError(
                 f"The test set {target_test.name!r} holds the very samples of the target "
@@ -345,6 +377,26 @@ class Task:
                 "then called transductive), or give other samples."
             )
 
+        if class_names is not None:
+            self.class_names = tuple(class_names)
+            nothing = (target.unlabelled(), np.arange(0), torch.zeros(0, dtype=torch.long))
+            self.source_train = Split("source_train", *nothing)
+            self.source_val = Split("source_val", *nothing)
+        else:
+            self._split_source(sources, val_fraction, split_seed)
+        number = {c: i for i, c in enumerate(self.class_names)}
+        self.target_train = Split("target_train", target.unlabelled(), np.arange(len(target)))
+        self.target_test = Split("target_test", test.unlabelled(), np.arange(len(test)))
+        self.target_labelled = None
+        if target_labelled is not None:
+            self.target_labelled = self._labelled_target(target_labelled, test)
+        self.__test_labels = self._target_labels(test, number, extra_classes)
+        self.__oracle = (target, test, number, split_seed)
+
+    def _split_source(
+        self, sources: Sequence[Domain], val_fraction: float, split_seed: int
+    ) -> None:
+        """Set the classes and the labelled splits."""
         labels = self._source_labels(sources)
         self.class_names = self._classes(sources, labels)
         number = {c: i for i, c in enumerate(self.class_names)}
@@ -377,15 +429,37 @@ class Task:
                 f"No source training sample of class {', '.join(absent)} is left after the split; "
                 "give more samples of it, or more groups."
             )
-        self.target_train = Split("target_train", target.unlabelled(), np.arange(len(target)))
-        self.target_test = Split("target_test", test.unlabelled(), np.arange(len(test)))
-        self.__test_labels = self._target_labels(test, number, extra_classes)
-        self.__oracle = (target, test, number, split_seed)
+
+    def _labelled_target(self, domain: Domain, test: Domain) -> Split:
+        """The declared labelled target samples; refuses those that are scored as well."""
+        y = label_ids(domain, self.class_names, "error")
+        if y is None or (y < 0).any():
+            raise DomadaptError(
+                f"Every sample of target_labelled needs a label; {domain.name!r} has some without. "
+                "Drop them: without label they belong to the target."
+            )
+        if _share_samples(domain, test):
+            raise DomadaptError(
+                "Labelled target samples that are trained with must not be scored, and some of "
+                f"{domain.name!r} are also in {test.name!r}; take them out of one of the two."
+            )
+        of = torch.from_numpy
+        return Split("target_labelled", domain.unlabelled(), np.arange(len(domain)), of(y))
 
     @property
     def n_classes(self) -> int:
         """The number of classes of the source."""
         return len(self.class_names)
+
+    @property
+    def source_free(self) -> bool:
+        """Whether there is a trained model in place of source samples."""
+        return len(self.source_train) == 0
+
+    @property
+    def example(self) -> Split:
+        """The split that shows what inputs are like: the source's, where there is one."""
+        return self.target_train if self.source_free else self.source_train
 
     @property
     def has_test_labels(self) -> bool:
@@ -418,8 +492,10 @@ class Task:
         task = copy.copy(self)
         task.source_train, task.source_val = over(self.source_train), over(self.source_val)
         task.target_train, task.target_test = over(self.target_train), over(self.target_test)
-        task.kind = task.source_train.domain.kind
-        task.augment = task.source_train.domain.augment
+        if self.target_labelled is not None:
+            task.target_labelled = over(self.target_labelled)
+        task.kind = task.example.domain.kind
+        task.augment = task.example.domain.augment
         return task
 
     def oracle(self) -> Oracle:
@@ -466,8 +542,13 @@ class Task:
     def fingerprint(self) -> str:
         """A hash of what is trained on: sizes, source labels, and some samples of each split."""
         digest = hashlib.sha256(repr((self.class_names, self.kind, self.transductive)).encode())
-        for split in (self.source_train, self.source_val, self.target_train, self.target_test):
+        splits = [self.source_train, self.source_val, self.target_train, self.target_test]
+        if self.target_labelled is not None:
+            splits.append(self.target_labelled)
+        for split in splits:
             digest.update(f"{split.name}:{len(split)}".encode())
+            if len(split) == 0:
+                continue
             if split.y is not None:
                 digest.update(split.y.numpy().tobytes())
             some = np.unique(np.linspace(0, len(split) - 1, 16).astype(int))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -17,16 +19,19 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from domadapt import checkpoint
-from domadapt.batches import BatchStream, batch_loader
+from domadapt import checkpoint, ops
+from domadapt.batches import BatchStream, balancing_weights, batch_loader
 from domadapt.data.views import Views
 from domadapt.errors import DomadaptError
 from domadapt.inference import outputs_of
-from domadapt.methods import Method, TargetView
+from domadapt.methods import Method, SourceView, TargetView
 from domadapt.network import Network
 from domadapt.settings import settings_of
 from domadapt.task import Batch, Task
 from domadapt.training import Training
+
+#: How many times a run the pseudo-labels of class-balanced batches are renewed.
+BALANCES = 10
 
 #: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>".
 History = dict[str, list[float]]
@@ -182,6 +187,12 @@ class Trainer:
         self.key = key
         self.history: History = {}
         self.step = 0
+        per_pass = math.ceil(len(task.target_train) / self._size_t)
+        #: The steps of this run: those of the settings, unless the method has its own measure.
+        self.steps = method.steps_for(training.steps, per_pass)
+        #: The running average of the network, where one is kept.
+        self.average: Network | None = None
+        self._weights_t: Tensor | None = None
         self._saved = 0
         self.track = track
         self.accelerator = make_accelerator(training, track, track_folder)
@@ -198,11 +209,34 @@ class Trainer:
                 "batch_size must be at least 2: the network has BatchNorm layers, and one sample "
                 "has no spread."
             )
+        if training.sam and not method.needs_source:
+            raise DomadaptError(
+                f"sam acts on the source loss, and {method.name} has none; leave it out."
+            )
+        if training.ema and method.adapted() is not method.network:
+            raise DomadaptError(
+                f"{method.name} already keeps a network of its own at the end; leave ema out."
+            )
+        if method.critic_steps and self.accelerator.scaler is not None:
+            raise DomadaptError(
+                f"{method.name} trains its critic apart, which fp16 does not allow; use bf16."
+            )
         if method.needs_batchnorm and not normalised:
             raise DomadaptError(
                 f"{method.name} needs BatchNorm layers in the network, and it has none; "
                 "choose another backbone or method."
             )
+
+    @property
+    def _size_t(self) -> int:
+        return self.training.target_batch_size or self.training.batch_size
+
+    def _setup(self) -> None:
+        """Tell the method of the data and make what it keeps of them."""
+        task, method = self.task, self.method
+        method.batch_statistics = self.training.batch_statistics
+        method.n_domains = len(task.source_names)
+        method.setup(len(task.source_train), len(task.target_train))
 
     def fit(self, on_log: Callable[[Log], None] | None = None) -> Network:
         """Train to the last step, from the checkpoint if there is one; returns the network.
@@ -213,14 +247,17 @@ class Trainer:
         """
         training, method, accelerator = self.training, self.method, self.accelerator
         torch.manual_seed(training.seed + 7919 * accelerator.process_index)
-        method.batch_statistics = training.batch_statistics
-        method.setup(len(self.task.source_train), len(self.task.target_train))
+        self._setup()
         method.to(accelerator.device)
         if training.channels_last and self.task.kind == "image":
             method.network.to(memory_format=torch.channels_last)
         if training.compile:
             method.network.backbone.compile()
         method.train()
+        if training.ema:
+            self.average = copy.deepcopy(method.network).requires_grad_(False)
+        if training.balance:
+            self._weights_t = torch.ones(len(self.task.target_train)).double()
         # The optimiser is made after the move, over the parameters that are trained.
         bare = make_optimizer(method, training)
         if self.path is not None and self.path.exists():
@@ -239,24 +276,32 @@ class Trainer:
         window = _Window()
         started = time.perf_counter() - (self.history["seconds"][-1] if self.history else 0.0)
         batches = self._batches()
-        for step in range(self.step, training.steps):
-            progress = step / training.steps
-            if method.refreshes and self._refresh_due(step):
+        for step in range(self.step, self.steps):
+            progress = step / self.steps
+            if method.refreshes and self._due(step, method.refreshes):
                 self._refresh(progress)
+            if training.balance and step and self._due(step, BALANCES):
+                self._balance()
+                batches = self._batches(step)
             factor = training.lr_factor(progress)
             for group in bare.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             for micro in range(training.accumulate):
                 last = micro == training.accumulate - 1
+                batch = self._place(next(batches))
+                if method.critic_steps and micro == 0:
+                    self._train_critic(batch, bare)
+                climbed = self._climb(batch) if training.sam else []
                 with nullcontext() if last else accelerator.no_sync(model):
-                    losses = model(self._place(next(batches)))
+                    losses = model(batch)
                     total = losses.total
                     if training.accumulate > 1:
                         total = total / training.accumulate
                     if scaled:
                         accelerator.backward(total)
-                    else:
+                    elif method.trains:
                         total.backward()
+                _descend(climbed)
                 window.add(losses.terms, losses.weights)
             if training.clip is not None:
                 accelerator.unscale_gradients(optimizer)
@@ -269,19 +314,52 @@ class Trainer:
                 bare.step()
             bare.zero_grad()
             method.after_step(progress)
+            if self.average is not None:
+                # The first steps are forgotten sooner, so that a short run is averaged as well.
+                decay = min(training.ema, (1 + step) / (10 + step))
+                ops.ema_update(self.average, method.network, decay)
             self.step = step + 1
-            if self.step % training.log_every == 0 or self.step == training.steps:
+            if self.step % training.log_every == 0 or self.step == self.steps:
                 self._log(window, bare, time.perf_counter() - started, on_log)
                 self._maybe_save(bare)
         if self.track is not None:
             accelerator.end_training()
         self._share_buffers()
-        network = method.adapted()
+        network = method.adapted() if self.average is None else self.average
         broken = [n for n, p in network.named_parameters() if not torch.isfinite(p).all()]
         if broken:
             raise self._diverged(f"the weights of {broken[0]}", self.step)
         network.eval()
         return network
+
+    def _train_critic(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+        """Steps of the method's own modules alone, on what the network says as it is."""
+        with torch.no_grad(), ops.kept_statistics(self.method.network):
+            out = self.method.outputs(batch)
+        for _ in range(self.method.critic_steps):
+            self.method.critic_loss(out, batch).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _climb(self, batch: Batch) -> list[tuple[nn.Parameter, Tensor]]:
+        """Move the network to where its source loss is worst within the radius `sam`.
+
+        ``w + rho g / |g|``, g the gradient of the source loss on this process's batch. Returns
+        the parameters with their values before. As in the authors' code of SDAT, the whole sum of
+        losses then takes its gradient there, while only the source loss chose the direction.
+        """
+        method = self.method
+        moved = [p for p in method.network.parameters() if p.requires_grad]
+        with ops.kept_statistics(method.network):
+            loss = method.source_loss(method.outputs(batch), batch)
+        found = torch.autograd.grad(loss, moved, allow_unused=True)
+        pairs = [(p, g) for p, g in zip(moved, found, strict=True) if g is not None]
+        norm = torch.stack([g.square().sum() for _, g in pairs]).sum().sqrt().clamp_min(1e-12)
+        kept = [(p, p.detach().clone()) for p, _ in pairs]
+        with torch.no_grad():
+            for p, g in pairs:
+                p.add_(g * (self.training.sam / norm))
+        return kept
 
     def rehearse(self) -> None:
         """One batch through the method without training, so that what would fail fails now.
@@ -293,10 +371,13 @@ class Trainer:
                 setting ``x_weight`` has no term ``x`` to weight.
         """
         method = self.method
-        method.setup(len(self.task.source_train), len(self.task.target_train))
+        self._setup()
+        batch = self._stream()[0]
         with torch.no_grad():
-            batch = self._stream()[0]
-            terms = method.terms(method.outputs(batch), batch)
+            out = method.outputs(batch)
+            terms = method.terms(out, batch)
+        if method.critic_steps:
+            method.critic_loss(out, batch)
         if not isinstance(terms, dict) or not all(
             isinstance(v, Tensor) and v.ndim == 0 for v in terms.values()
         ):
@@ -319,10 +400,10 @@ class Trainer:
                 f"{', '.join(map(repr, unweighted))}; give both one name."
             )
 
-    def _batches(self) -> Any:
+    def _batches(self, step: int | None = None) -> Any:
         training = self.training
         cuda = self.accelerator.device.type == "cuda"
-        first = self.step * training.accumulate
+        first = (self.step if step is None else step) * training.accumulate
         return batch_loader(self._stream(), first, training.workers, cuda)
 
     def _stream(self) -> BatchStream:
@@ -332,21 +413,36 @@ class Trainer:
             self.task.target_train if method.needs_target else None,
             self.views,
             batch_size_s=training.batch_size,
-            batch_size_t=training.target_batch_size or training.batch_size,
+            batch_size_t=self._size_t,
             strong=method.needs_strong,
             seed=training.seed,
-            steps=training.steps,
+            steps=self.steps,
             accumulate=training.accumulate,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
+            labelled=self.task.target_labelled,
+            weights_s=self._weights_s(),
+            weights_t=self._weights_t,
         )
+
+    def _weights_s(self) -> Tensor | None:
+        y = self.task.source_train.y
+        return balancing_weights(y) if self.training.balance and y is not None else None
+
+    def _balance(self) -> None:
+        """Weigh the target's samples by how often their predicted class is predicted."""
+        self._share_buffers()
+        place = self.accelerator.device
+        target = outputs_of(self.method.network, self.task.target_train, self.views, device=place)
+        self._weights_t = balancing_weights(target.logits.argmax(1))
 
     def _place(self, batch: Batch) -> Batch:
         device = self.accelerator.device
         return batch if device.type == "cpu" else batch.to(device)
 
-    def _refresh_due(self, step: int) -> bool:
-        steps, times = self.training.steps, min(self.method.refreshes, self.training.steps)
+    def _due(self, step: int, times: int) -> bool:
+        """Whether something that happens so many times a run, evenly spaced, happens now."""
+        steps, times = self.steps, min(times, self.steps)
         return step == 0 or step * times // steps != (step - 1) * times // steps
 
     def _share_buffers(self) -> None:
@@ -357,11 +453,15 @@ class Trainer:
 
     def _refresh(self, progress: float) -> None:
         self._share_buffers()
-        target = outputs_of(
-            self.method.network, self.task.target_train, self.views, device=self.accelerator.device
-        )
-        place = self.accelerator.device
-        self.method.refresh(TargetView(target.logits.to(place), target.z.to(place)), progress)
+        network, place = self.method.network, self.accelerator.device
+        source_val = None
+        if self.method.needs_source_val:
+            val = outputs_of(network, self.task.source_val, self.views, device=place)
+            assert val.y is not None
+            source_val = SourceView(val.logits.to(place), val.z.to(place), val.y.to(place))
+        target = outputs_of(network, self.task.target_train, self.views, device=place)
+        view = TargetView(target.logits.to(place), target.z.to(place), source_val)
+        self.method.refresh(view, progress)
 
     def _log(
         self,
@@ -385,7 +485,7 @@ class Trainer:
         if self.track is not None:
             self.accelerator.log(point, step=self.step)
         if on_log is not None and self.accelerator.is_main_process:
-            on_log(Log(self.step, self.training.steps, losses, window.weights, lr, seconds))
+            on_log(Log(self.step, self.steps, losses, window.weights, lr, seconds))
 
     def _diverged(self, what: str, step: int) -> DomadaptError:
         first = max(0, step - self.training.log_every)
@@ -408,6 +508,10 @@ class Trainer:
         state = {f"method/{k}": v for k, v in checkpoint.module_state(self.method).items()}
         tensors, plain = checkpoint.optimizer_state(optimizer)
         state |= {f"optimizer/{k}": v for k, v in tensors.items()}
+        if self.average is not None:
+            state |= {f"average/{k}": v for k, v in checkpoint.module_state(self.average).items()}
+        if self._weights_t is not None:
+            state["sampling/target"] = self._weights_t
         state["random/cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             state["random/cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
@@ -431,10 +535,13 @@ class Trainer:
                 f"{self.path} was made with other settings or other data; resume with the same, or "
                 "choose another folder."
             )
-        parts: dict[str, dict[str, Tensor]] = {"method": {}, "optimizer": {}, "random": {}}
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for name, value in tensors.items():
             where, _, key = name.partition("/")
             parts[where][key] = value
+        if self.average is not None:
+            checkpoint.load_module_state(self.average, parts["average"], self.path)
+        self._weights_t = parts["sampling"].get("target")
         checkpoint.load_module_state(self.method, parts["method"], self.path)
         checkpoint.load_optimizer_state(optimizer, parts["optimizer"], about["optimizer"])
         # Only the first process's numbers were kept; the others draw new ones of their own.
@@ -450,6 +557,13 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(about["scaler"])
         self.history = about["history"]
         self.step = self._saved = about["step"]
+
+
+def _descend(climbed: list[tuple[nn.Parameter, Tensor]]) -> None:
+    """Put parameters back to their values before `Trainer._climb`."""
+    with torch.no_grad():
+        for parameter, before in climbed:
+            parameter.copy_(before)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,13 @@ class Training:
             modules; None does not clip.
         accumulate: batches whose gradients are averaged into one step.
         precision: "no", "bf16" or "fp16" mixed precision.
+        sam: radius of sharpness-aware minimisation of the source loss (SDAT, Rangwani et al., 2022,
+            arXiv:2206.08213), with any method; a second pass per step. 0: none; 0.02 is usual.
+        ema: keep the running average of the weights with this decay instead of the last ones, with
+            any method. 0: none; 0.999 is usual.
+        balance: draw the batches with every class equally often: those of the source by label,
+            those of the target by pseudo-labels that are renewed ten times a run (Garg et al.,
+            2023, arXiv:2302.03020).
         batch_statistics: BatchNorm over source and target as one batch ("joint") or in two
             forward passes ("separate").
         workers: processes that prepare batches; they change speed only.
@@ -52,6 +59,9 @@ class Training:
     warmup: float = 0.0
     clip: float | None = None
     accumulate: int = 1
+    sam: float = 0.0
+    ema: float = 0.0
+    balance: bool = False
     precision: Literal["no", "bf16", "fp16"] = "no"
     batch_statistics: Literal["joint", "separate"] = "joint"
     workers: int = 0
@@ -74,7 +84,9 @@ class Training:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise DomadaptError(f"{name} must be above 0; got {value}.")
-        for name in ("weight_decay", "workers", "checkpoint_every", "warmup", "seed"):
+        if not 0 <= self.ema < 1:
+            raise DomadaptError(f"ema must lie in [0, 1); got {self.ema}.")
+        for name in ("weight_decay", "workers", "checkpoint_every", "warmup", "seed", "sam"):
             if not getattr(self, name) >= 0:
                 raise DomadaptError(f"{name} must not be negative; got {getattr(self, name)}.")
 

@@ -50,7 +50,9 @@ def test_no_target_split_carries_labels() -> None:
         assert split.domain.labels is None
         assert split.domain.class_names is None
     assert "y_t" not in {f.name for f in dataclasses.fields(Batch)}
-    assert not any("label" in name for name in vars(task) if not name.startswith("_Task__"))
+    assert task.target_labelled is None
+    hidden = ("_Task__", "target_labelled")
+    assert not any("label" in name for name in vars(task) if not name.startswith(hidden))
 
 
 def test_oracle_splits_share_no_sample() -> None:

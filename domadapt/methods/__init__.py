@@ -1,6 +1,6 @@
 """Adaptation methods: `Method`, the registry, and one file per method, found by scanning."""
 
-from domadapt.methods.base import BatchOutputs, Losses, Method, TargetView
+from domadapt.methods.base import BatchOutputs, Losses, Method, SourceView, TargetView
 from domadapt.methods.combine import build_method, method_settings
 from domadapt.methods.registry import method_class, method_names, method_parts, register
 from domadapt.settings import Setting, settings_of
@@ -10,6 +10,7 @@ __all__ = [
     "Losses",
     "Method",
     "Setting",
+    "SourceView",
     "TargetView",
     "build_method",
     "method_class",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -34,6 +34,8 @@ class BatchOutputs:
     z_t_strong: Tensor = None  # type: ignore[assignment]
     logits_s_strong: Tensor = None  # type: ignore[assignment]
     logits_t_strong: Tensor = None  # type: ignore[assignment]
+    #: Logits of the target samples that a person labelled, where a batch has some.
+    logits_l: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,25 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class SourceView:
+    """The network's word on ``source_val``: logits, features, and the true class ids."""
+
+    logits: Tensor
+    z: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
 class TargetView:
     """What `Method.refresh` gets: the network's word on all of ``target_train``, in order.
 
     Evaluation mode, no augmentation, no labels: logits ``(n_t, classes)``, features ``(n_t, d)``.
+    ``source_val`` is there for a method that sets `Method.needs_source_val`.
     """
 
     logits: Tensor
     z: Tensor
+    source_val: SourceView | None = None
 
 
 class Method(nn.Module):
@@ -67,11 +80,22 @@ class Method(nn.Module):
 
     #: The registered name.
     name: str = ""
-    #: What the Trainer must provide, or refuse.
+    #: What the Trainer must provide, or refuse. A method that needs no source is *source-free*: the
+    #: network it is given is already trained on the source, and there is no source loss.
     needs_source: bool = True
     needs_target: bool = True
     needs_strong: bool = False
     needs_batchnorm: bool = False
+    #: Whether `refresh` is told of the source's validation split as well.
+    needs_source_val: bool = False
+    #: Whether anything is minimised; if not, batches only pass through the network.
+    trains: bool = True
+    #: Whether `domadapt predict --online` may go on adapting with it, batch by batch.
+    online: bool = False
+    #: How often the method's own modules take a step of `critic_loss` before each ordinary one.
+    critic_steps: int = 0
+    #: How many source domains the task has; the Trainer sets it before `setup`.
+    n_domains: int = 1
     #: Schedules of weights, as functions of progress in [0, 1).
     ramps: ClassVar[Mapping[str, Callable[[float], float]]] = {}
     #: How many times over the run `refresh` is called, evenly spaced, the first at step 0.
@@ -112,6 +136,16 @@ class Method(nn.Module):
     def after_step(self, progress: float) -> None:
         """Update state after the optimiser's step (an averaged teacher)."""
 
+    def critic_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
+        """What the method's own modules minimise in the `critic_steps`; `out` has no gradient."""
+        raise DomadaptError(
+            f"{type(self).__name__} has critic_steps, so it must define critic_loss."
+        )
+
+    def steps_for(self, asked: int, per_pass: int) -> int:
+        """How many steps to take of those asked for; `per_pass` batches are one pass of target."""
+        return asked
+
     def adapted(self) -> Network:
         """The network to keep at the end."""
         return self.network
@@ -139,6 +173,14 @@ class Method(nn.Module):
         if self.needs_source:
             terms["source"] = self.source_loss(out, batch)
             weights["source"] = 1.0
+        if batch.x_l is not None and batch.y_l is not None:
+            logits = out.logits_l
+            if logits is None:
+                # A method with a forward pass of its own has not passed them through the network.
+                with ops.kept_statistics(self.network):
+                    logits = self.network(batch.x_l)
+            terms["labelled"] = cross_entropy(logits, batch.y_l)
+            weights["labelled"] = 1.0
         for name, value in self.terms(out, batch).items():
             terms[name] = value
             weights[name] = self.weight(name, batch.progress)
@@ -147,7 +189,9 @@ class Method(nn.Module):
             part = value if weights[name] == 1.0 else weights[name] * value
             total = part if total is None else total + part
         if total is None:
-            raise DomadaptError(f"The method {self.name!r} returned no term to minimise.")
+            if self.trains:
+                raise DomadaptError(f"The method {self.name!r} returned no term to minimise.")
+            total = torch.zeros(())
         return Losses(total, terms, weights)
 
     def weight(self, term: str, progress: float) -> float:
@@ -157,11 +201,25 @@ class Method(nn.Module):
 
     def outputs(self, batch: Batch) -> BatchOutputs:
         """The joint forward pass: weak views of both domains, then, if declared, strong ones."""
-        z_s, z_t, logits_s, logits_t = self._view(batch.x_s, batch.x_t)
+        x_t, n_l = batch.x_t, 0
+        if batch.x_l is not None and x_t is not None:
+            # Labelled target samples pass with the others: BatchNorm knows two domains, not three.
+            x_t, n_l = ops.join([x_t, batch.x_l]), ops.batch_size(batch.x_l)
+        z_s, z_t, logits_s, logits_t = self._view(batch.x_s, x_t)
+        logits_l = None
+        if n_l:
+            z_t, logits_t, logits_l = z_t[:-n_l], logits_t[:-n_l], logits_t[-n_l:]
+        weak = BatchOutputs(z_s, z_t, logits_s, logits_t, logits_l=logits_l)
         if not self.needs_strong:
-            return BatchOutputs(z_s, z_t, logits_s, logits_t)
+            return weak
         strong = self._view(batch.x_s_strong, batch.x_t_strong)
-        return BatchOutputs(z_s, z_t, logits_s, logits_t, strong[0], strong[1], *strong[2:])
+        return replace(
+            weak,
+            z_s_strong=strong[0],
+            z_t_strong=strong[1],
+            logits_s_strong=strong[2],
+            logits_t_strong=strong[3],
+        )
 
     def _view(self, x_s: Inputs | None, x_t: Inputs | None) -> tuple[Any, Any, Any, Any]:
         if x_s is None or x_t is None:

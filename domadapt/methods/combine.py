@@ -46,6 +46,9 @@ class Combination(Method):
         self.name = "+".join(parts)
         self.needs_strong = any(m.needs_strong for m in several)
         self.needs_batchnorm = any(m.needs_batchnorm for m in several)
+        self.needs_source_val = any(m.needs_source_val for m in several)
+        self.critics = [m for m in several if m.critic_steps]
+        self.critic_steps = max(m.critic_steps for m in several)
         self.trains_on_confidence = any(m.trains_on_confidence for m in several)
         self.no_neutral = " ".join(m.no_neutral for m in several).strip()
         self.single_process = " ".join(m.single_process for m in several).strip()
@@ -83,9 +86,14 @@ class Combination(Method):
         name, _, own = term.partition(".")
         return self.methods[name].weight(own, progress)
 
+    def critic_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
+        """The sum of those of the parts, which have modules of their own each."""
+        return torch.stack([part.critic_loss(out, batch) for part in self.critics]).sum()
+
     def setup(self, n_source: int, n_target: int) -> None:
         """As in `Method`, for every part."""
         for part in self.methods.values():
+            part.n_domains = self.n_domains
             part.setup(n_source, n_target)
 
     def refresh(self, target: TargetView, progress: float) -> None:
