@@ -58,9 +58,14 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
             a.copy_(m)
 
 
-def _batchnorms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+def batchnorms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The BatchNorm layers of `module`, of whatever kind and mode."""
     kind = nn.modules.batchnorm._BatchNorm
-    return [m for m in module.modules() if isinstance(m, kind) and m.training]
+    return [m for m in module.modules() if isinstance(m, kind)]
+
+
+def _batchnorms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in batchnorms(module) if m.training]
 
 
 def has_batchnorm(module: nn.Module) -> bool:
@@ -79,6 +84,24 @@ def kept_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for m in tracking:
             m.track_running_stats = True
+
+
+def restart_statistics(module: nn.Module) -> None:
+    """Forget the running statistics of BatchNorm; from now on they average all batches equally.
+
+    That is PyTorch's ``momentum=None``, which stays set. The number of batches is kept with the
+    statistics, so that the average goes on exactly after a resume.
+    """
+    for m in batchnorms(module):
+        m.reset_running_stats()
+        m.momentum = None
+
+
+def train_batchnorm_alone(module: nn.Module) -> None:
+    """Evaluation mode, without dropout, in which BatchNorm uses the batch's statistics."""
+    module.eval()
+    for m in batchnorms(module):
+        m.train()
 
 
 def batch_size(x: Inputs) -> int:
