@@ -34,7 +34,7 @@ from domadapt.network import Network
 from domadapt.report.embedding import embedding
 from domadapt.report.page import render
 from domadapt.report.report import BASELINE, Candidate, Report, describe, versions
-from domadapt.runs.candidate import Progress, Trained, train_candidate
+from domadapt.runs.candidate import Progress, Trained, check_source, train_candidate
 from domadapt.runs.plan import ModelSpec, Plan, keep_source, make_plan, spec_dict
 from domadapt.runs.saved import (
     CONFIG,
@@ -45,6 +45,7 @@ from domadapt.runs.saved import (
     PREDICTIONS,
     REPORT,
     prediction_table,
+    read_config,
 )
 from domadapt.selection.validators import label_free
 from domadapt.settings import parse_setting
@@ -83,7 +84,7 @@ class _Measured:
 
 
 def adapt(
-    task: Task | str | tuple[Domain, Domain],
+    task: Task | str | tuple[Domain, Domain] | Domain,
     model: str | nn.Module | None = None,
     method: str = DEFAULT_METHOD,
     *,
@@ -111,10 +112,12 @@ def adapt(
     Two models are trained from the same initial weights with the same data order, augmentation
     and number of steps: `source_only`, which never sees a target sample, and `method`. The last
     step is kept, not the best. Target labels, if there are any, are read once, after training, to
-    score `target_test`.
+    score `target_test`. A source-free method goes on from the trained source_only; where the task
+    has no source, from the model of `checkpoint_file`, which then is the baseline as it stands.
 
     Args:
-        task: a `Task`, a pair of domains, or a name such as ``"digits:printed->handwritten"``.
+        task: a `Task`, a pair of domains, or a name such as ``"digits:printed->handwritten"``; a
+            single (target) domain where `checkpoint_file` is a run folder and `method` source-free.
         model: a backbone's name, ``"path.py:function"``, a backbone module that returns features,
             or a `Network`. None takes the default of the kind of data.
         method: a method's name, a combination (``"dann+mcc"``), or ``"path.py"``.
@@ -140,7 +143,7 @@ def adapt(
     Raises:
         DomadaptError: a setting, file or label that cannot be used; it says which and what to do.
     """
-    task = _as_task(task)
+    task = _as_task(task, checkpoint_file)
     folder = None if out is None else Path(out)
     check_folder(folder, resume)
     _check_given(task, export, track, folder, seed, image_size)
@@ -173,7 +176,12 @@ def adapt(
     trained = []
     for own, (one, given) in zip(names, wanted[-len(names) :], strict=True):
         place = None if folder is None else folder / "candidates" / own
-        trained.append(train_candidate(plan, one, given, how, place, progress, track))
+        if one == BASELINE and task.source_free:
+            # The model that was brought along is the baseline, as it is.
+            trained.append(Trained(one, one, given, plan.make_network(seed).eval(), {}, 0.0, False))
+            continue
+        start = trained[0].network if trained else None
+        trained.append(train_candidate(plan, one, given, how, place, progress, track, start))
     if progress is not None:
         progress.stage(MEASURING, 0)
     measured = [_measure(t, plan, device, seed, look) for t in trained]
@@ -259,7 +267,16 @@ def _spec(
     return ModelSpec(name, weights, file, head, freeze, bottleneck, image_size, augment)
 
 
-def _as_task(task: Task | str | tuple[Domain, Domain]) -> Task:
+def without_source(target: Domain, run: str | Path, **options: Any) -> Task:
+    """The task of adapting the model of a finished run to `target` without source data."""
+    return Task(None, target, class_names=read_config(Path(run))["class_names"], **options)
+
+
+def _as_task(
+    task: Task | str | tuple[Domain, Domain] | Domain, checkpoint_file: str | Path | None
+) -> Task:
+    if isinstance(task, Domain) and checkpoint_file is not None:
+        return without_source(task, checkpoint_file)
     if isinstance(task, str):
         from domadapt.data import load_task
 
@@ -297,6 +314,7 @@ def _check_method(
 ) -> Network:
     """Refuse settings and needs that cannot be met; returns a network as it would be trained."""
     built = build_method(method, plan.make_network(how.seed), settings)
+    check_source(plan, built.name, built.needs_source, started=True)
     network = copy.deepcopy(built.network)
     Trainer(built, plan.task, plan.views, how).rehearse()
     return network
@@ -391,7 +409,8 @@ def _measure(
     def says(split: Split) -> Outputs:
         return outputs_of(network, split, views, device=device, max_features=MAX_FEATURES)
 
-    source_val, test = says(task.source_val), says(task.target_test)
+    source_val = None if task.source_free else says(task.source_val)
+    test = says(task.target_test)
     predictions = {"target_test": test.logits.softmax(1)}
     if not task.transductive:
         predictions = {"target_train": says(task.target_train).logits.softmax(1)} | predictions
@@ -405,8 +424,11 @@ def _measure(
         seconds=trained.seconds,
         label_free=label_free(source_val, test),
         target=None if scores is None else scores.to_dict(),
-        shift=domain_shift(source_val.z, test.z, seed) if look else {},
-        confidence={"source_val": confidence(source_val), "target": confidence(test)},
+        shift=domain_shift(source_val.z, test.z, seed) if look and source_val else {},
+        confidence={
+            **({"source_val": confidence(source_val)} if source_val else {}),
+            "target": confidence(test),
+        },
         embedding=embedding(source_val, test, at_hand, seed) if look else None,
     )
     return _Measured(candidate, plan.compose(network.cpu()).eval(), predictions)
@@ -418,7 +440,7 @@ def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> 
     before, after = measured[0].candidate.label_free, measured[-1].candidate.label_free
     name = trained[-1].name
     if len(measured) > 1:
-        drop = before["source_val_accuracy"] - after["source_val_accuracy"]
+        drop = before.get("source_val_accuracy", 0.0) - after.get("source_val_accuracy", 0.0)
         if drop > 0.05:
             said.append(
                 f"{name} lost {100 * drop:.0f} points of accuracy on the source's validation "
@@ -493,7 +515,7 @@ def _save(
             **keep_source(plan.spec, folder / "source"),
         },
         "views": plan.input_views.config(),
-        "columns": getattr(task.source_train.domain.samples, "columns", None),
+        "columns": getattr(task.example.domain.samples, "columns", None),
         "method": {"name": report.candidates[-1].method, "settings": report.method},
         "training": report.training,
         "seed": report.seed,

@@ -96,21 +96,31 @@ def _make_task(request: dict[str, Any]) -> Task:
     from domadapt.task import Task
 
     root = None if request["data_root"] is None else Path(request["data_root"])
-    places = [request[k] for k in ("source", "target", "target_test") if request[k] is not None]
-    some_table = any(_is_table(place) for place in places)
+    several = [request["source"], *request.get("also_source", [])]
+    more = [request["target"], request["target_test"], request.get("target_labelled")]
+    some_table = any(_is_table(place) for place in (*several, *more) if place is not None)
 
     def read(place: str, **more: Any) -> Domain:
         # The label column is the tables' affair; it is refused where there is no table at all.
         label = request["label_column"] if _is_table(place) or not some_table else None
         return _load(place, label, request["group_column"], root, **more)
 
-    source = read(request["source"], labelled=True)
-    asked = getattr(source.samples, "columns", None)
+    options: dict[str, Any] = {"extra_classes": request["extra_classes"]}
+    if request["source"] is None:
+        from domadapt.adaptation import without_source
+
+        target = read(request["target"])
+        if request["target_test"] is not None:
+            options["target_test"] = read(request["target_test"])
+        return without_source(target, request["arguments"]["checkpoint_file"], **options)
+    sources = [read(place, labelled=True) for place in several]
+    asked = getattr(sources[0].samples, "columns", None)
     target = read(request["target"], columns=asked)
-    test = None
-    if request["target_test"] is not None:
-        test = read(request["target_test"], columns=asked)
-    return Task(source, target, target_test=test, extra_classes=request["extra_classes"])
+    for name in ("target_test", "target_labelled"):
+        if request.get(name) is not None:
+            labelled = {"labelled": True} if name == "target_labelled" else {}
+            options[name] = read(request[name], columns=asked, **labelled)
+    return Task(sources if len(sources) > 1 else sources[0], target, **options)
 
 
 def _training_flags(command: Any) -> Any:
@@ -164,9 +174,25 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 @app.command()
 @_training_flags
 def adapt(
-    source: Annotated[str | None, typer.Argument(help="Labelled source data.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="Labelled source data; left out with --from RUN and a source-free method."
+        ),
+    ] = None,
     target: Annotated[
         str | None, typer.Argument(help="Target data; labels, if any, serve evaluation alone.")
+    ] = None,
+    also_source: Annotated[
+        list[str] | None,
+        typer.Option(help="One more source domain; repeat for several.", rich_help_panel="Data"),
+    ] = None,
+    target_labelled: Annotated[
+        str | None,
+        typer.Option(
+            help="A few labelled target samples to train with; they are never scored.",
+            rich_help_panel="Data",
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help="Method, combination (dann+mcc), or file.py; see `list methods`.")
@@ -241,7 +267,7 @@ def adapt(
 
     Give --method X with --help for the settings of X.
     """
-    from domadapt.methods import method_parts
+    from domadapt.methods import is_source_free, method_parts
 
     if resume is not None:
         others = [a for a in sys.argv[1:] if a.startswith("--") and not a.startswith("--resume")]
@@ -254,16 +280,21 @@ def adapt(
         out = resume
         request = _request_of(resume)
     else:
-        if source is None or target is None:
+        if target is None and from_ is not None and is_source_free(method):
+            source, target = None, source
+        elif source is None or target is None:
             raise DomadaptError(
                 "adapt needs SOURCE and TARGET, such as `domadapt adapt digits:printed "
-                "digits:handwritten`, or --resume FOLDER."
+                "digits:handwritten`, or TARGET alone with --from RUN and a source-free method, or "
+                "--resume FOLDER."
             )
         request = {
             "command": shlex.join(["domadapt", *sys.argv[1:]]),
             "source": source,
             "target": target,
             "target_test": target_test,
+            "also_source": also_source or [],
+            "target_labelled": target_labelled,
             "label_column": label_column,
             "group_column": group_column,
             "data_root": None if data_root is None else str(data_root),
@@ -320,7 +351,9 @@ def _lasting(request: dict[str, Any]) -> dict[str, Any]:
     def absolute(path: str | None) -> str | None:
         return path if path is None or not Path(path).exists() else str(Path(path).resolve())
 
-    kept = {k: absolute(request[k]) for k in ("source", "target", "target_test", "data_root")}
+    names = ("source", "target", "target_test", "target_labelled", "data_root")
+    kept: dict[str, Any] = {k: absolute(request[k]) for k in names}
+    kept["also_source"] = [absolute(place) for place in request["also_source"]]
     arguments = dict(request["arguments"])
     files = {k: absolute(arguments[k]) for k in ("weights", "checkpoint_file")}
     return {**request, **kept, "arguments": {**arguments, **files}}

@@ -256,7 +256,7 @@ class Trainer:
         method.train()
         if training.ema:
             self.average = copy.deepcopy(method.network).requires_grad_(False)
-        if training.balance:
+        if training.balance and method.needs_target:
             self._weights_t = torch.ones(len(self.task.target_train)).double()
         # The optimiser is made after the move, over the parameters that are trained.
         bare = make_optimizer(method, training)
@@ -280,7 +280,7 @@ class Trainer:
             progress = step / self.steps
             if method.refreshes and self._due(step, method.refreshes):
                 self._refresh(progress)
-            if training.balance and step and self._due(step, BALANCES):
+            if self._weights_t is not None and step and self._due(step, BALANCES):
                 self._balance()
                 batches = self._batches(step)
             factor = training.lr_factor(progress)

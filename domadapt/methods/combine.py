@@ -125,6 +125,11 @@ def method_settings(spec: str) -> dict[str, Setting]:
     }
 
 
+def is_source_free(spec: str) -> bool:
+    """Whether a method goes on from a trained network without any source data."""
+    return not any(method_class(part).needs_source for part in method_parts(spec))
+
+
 def build_method(spec: str, network: Network, settings: Mapping[str, Any] | None = None) -> Method:
     """A method by name, path or combination, with settings by name (``part.setting`` there)."""
     known = method_settings(spec)

@@ -84,7 +84,7 @@ def embed(z_s: Tensor, z_t: Tensor, seed: int = 0, max_points: int = 500) -> Coo
 
 
 def embedding(
-    source: Outputs,
+    source: Outputs | None,
     target: Outputs,
     target_labels: Sequence[int | None] | None = None,
     seed: int = 0,
@@ -93,12 +93,14 @@ def embedding(
     """The map of a candidate, as the report keeps it.
 
     Args:
-        source: outputs on a labelled source split.
+        source: outputs on a labelled source split; None where there is no source.
         target: outputs on ``target_test``.
         target_labels: a class id or None for each row of ``target.logits``, from
             `domadapt.evaluation.labels_for_plot`; None where the target has no labels.
         seed, max_points: as in `embed`.
     """
+    if source is None:
+        source = Outputs(target.logits[:0], target.z[:0], torch.zeros(0, dtype=torch.long))
     if source.y is None:
         raise DomadaptError("The map of a candidate needs the labels of the source split.")
     found = embed(source.z, target.z, seed, max_points)

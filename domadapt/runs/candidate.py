@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -14,8 +15,8 @@ import torch
 
 from domadapt import checkpoint
 from domadapt.errors import DomadaptError
-from domadapt.methods import build_method
-from domadapt.methods.registry import method_class, method_parts
+from domadapt.methods import build_method, is_source_free
+from domadapt.methods.registry import method_class, method_names, method_parts
 from domadapt.network import Network
 from domadapt.runs.plan import Plan, spec_dict
 from domadapt.trainer import History, Log, Trainer
@@ -78,6 +79,21 @@ def candidate_key(plan: Plan, method: str, settings: Mapping[str, Any], training
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def check_source(plan: Plan, name: str, needs_source: bool, started: bool) -> None:
+    """Refuse a method that needs source data where there are none, or a trained model."""
+    if plan.task.source_free and needs_source:
+        free = [n for n in method_names() if not method_class(n).needs_source]
+        raise DomadaptError(
+            f"{name} needs labelled source data, and this task has only a trained model; give the "
+            f"source, or choose a source-free method: {', '.join(free)}."
+        )
+    if not (needs_source or started or plan.task.source_free):
+        raise DomadaptError(
+            f"{name} is source-free: it goes on from a network trained on the source; give one as "
+            "start."
+        )
+
+
 def train_candidate(
     plan: Plan,
     method: str,
@@ -86,18 +102,25 @@ def train_candidate(
     folder: Path | None = None,
     progress: Progress | None = None,
     track: str | None = None,
+    start: Network | None = None,
 ) -> Trained:
     """Train one method from the seed's initial network, or take up what its folder holds.
+
+    A source-free method goes on from `start`, a network that was trained on the source; where the
+    task itself has no source, the plan's network is that.
 
     The folder ends with the weights and ``result.json``, written last: a candidate that has it is
     finished. Before that it may hold a checkpoint, from which training goes on.
 
     Raises:
-        DomadaptError: what the folder holds was made with other settings, other data or another
-            version of torch or of the method.
+        DomadaptError: a source-free method was given no trained network; or what the folder holds
+            was made with other settings, other data or another version of torch or of the method.
     """
     network = plan.make_network(training.seed)
+    if start is not None and is_source_free(method):
+        network = copy.deepcopy(start).train()
     built = build_method(method, network, settings)
+    check_source(plan, built.name, built.needs_source, start is not None)
     name = built.name
     key = candidate_key(plan, method, settings, training) if folder is not None else ""
     if progress is not None:

@@ -100,12 +100,15 @@ def views_for(task: Task, spec: ModelSpec, preprocessing: Preprocessing | None) 
     scale = None
     if task.kind in ("vector", "series"):
         plain = make_views(task.kind, "none", None)
-        scale = _statistics(task.source_train, plain)[1]
+        scale = _statistics(task.example, plain)[1]
     return make_views(task.kind, spec.augment or task.augment, preprocessing, scale=scale)
 
 
 def _statistics(split: Split, views: Views) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation by channel of a sample of the source (never of the target)."""
+    """Mean and standard deviation by channel of a sample of the source.
+
+    The target's serve only where there is no source, for the noise of augmented views.
+    """
     n = min(len(split), STATISTICS_SAMPLES)
     some = np.unique(np.linspace(0, len(split) - 1, n).astype(int))
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
@@ -146,13 +149,18 @@ def make_plan(
         cache: folder for the features of a frozen backbone; None keeps them in memory.
         device: where a frozen backbone computes them.
     """
+    if task.source_free and module is None and spec.checkpoint is None:
+        raise DomadaptError(
+            "A task without source data needs a trained model in its place; give the folder of a "
+            "run (--from runs/source, in Python checkpoint_file=...)."
+        )
     if module is not None:
         return _plan(task, replace(spec, name="module"), _given(module), cache, device)
     asked = None
     if spec.checkpoint is not None:
         spec, asked = _taken_up(spec, spec.checkpoint, task)
     if spec.name is None:
-        shown = make_views(task.kind, "none", None).evaluation(task.source_train.fetch([0]))
+        shown = make_views(task.kind, "none", None).evaluation(task.example.fetch([0]))
         spec = replace(spec, name=default_backbone(task.kind, shown))
     assert spec.name is not None
     name = spec.name
@@ -219,14 +227,14 @@ def _plan(
     preprocessing: Preprocessing | None = None,
 ) -> Plan:
     views = views_for(task, spec, preprocessing)
-    example = views.evaluation(task.source_train.fetch([0, 1]))
+    example = views.evaluation(task.example.fetch([0, 1]))
     normalize = None
     if preprocessing is not None and preprocessing.mean is not None:
         assert preprocessing.std is not None
         normalize = Normalize(torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std))
     fitted = normalize
     if normalize is None and task.kind != "text":
-        fitted = Normalize(*_statistics(task.source_train, views))
+        fitted = Normalize(*_statistics(task.example, views))
 
     def raw_network(seed: int) -> tuple[Network, Backbone]:
         torch.manual_seed(seed)
@@ -269,7 +277,7 @@ def _plan(
         whole.to(device)
     features = task.mapped(lambda domain: _features(domain, whole, views, cache))
     plain = make_views("vector", "none", None)
-    mean, std = _statistics(features.source_train, plain)
+    mean, std = _statistics(features.example, plain)
     # One scale for all features: theirs are comparable already, and rare ones are not blown up.
     common = torch.full_like(std, float(std.square().mean().sqrt()))
     feature_views = make_views("vector", features.augment, None, scale=std)

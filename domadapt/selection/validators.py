@@ -57,10 +57,11 @@ def effective_classes(target: Outputs) -> float:
     return float(torch.tensor(_entropy_of_mean(_log_p(target))).exp())
 
 
-def label_free(source_val: Outputs, target: Outputs) -> dict[str, float]:
-    """The four scores above, by name."""
+def label_free(source_val: Outputs | None, target: Outputs) -> dict[str, float]:
+    """The four scores above, by name; the first only where there is a source."""
+    source = {} if source_val is None else {"source_val_accuracy": source_val_accuracy(source_val)}
     return {
-        "source_val_accuracy": source_val_accuracy(source_val),
+        **source,
         "entropy": entropy(target),
         "information_maximisation": information_maximisation(target),
         "effective_classes": effective_classes(target),
