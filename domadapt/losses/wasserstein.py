@@ -39,7 +39,7 @@ def penalty_points(
     """
     z_s, z_t = at_least_float32(z_s).detach(), at_least_float32(z_t).detach()
     pair = torch.arange(max(len(z_s), len(z_t)), device=z_s.device)
-    share = ((pair + 0.5) / len(pair))[:, None].to(z_s.dtype)
+    share = (pair.to(z_s.dtype)[:, None] + 0.5) / len(pair)
     between = torch.lerp(z_t[pair % len(z_t)], z_s[pair % len(z_s)], share)
     return torch.cat([z_s, z_t, between])
 
