@@ -73,7 +73,15 @@ def method_names() -> list[str]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method by its name, or by ``path.py`` / ``path.py:name`` for one's own."""
+    """The class of a method by its name, or by ``path.py`` / ``path.py:name`` for one's own.
+
+    ``pytorch_adapt:CDANHook`` is a hook of that library; see `domadapt.bridges.pytorch_adapt`.
+    """
+    library, _, hook = name.partition(":")
+    if library == "pytorch_adapt":
+        from domadapt.bridges.pytorch_adapt import hook_method
+
+        return hook_method(hook)
     _scan()
     own = re.fullmatch(r"(.+\.py)(?::(\w+))?", name)
     if own is not None:

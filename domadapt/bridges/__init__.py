@@ -1,0 +1,1 @@
+"""Other libraries' algorithms and scores under this trainer; each needs its extra."""
