@@ -13,11 +13,16 @@ from torch.nn.functional import cross_entropy
 from domadapt.errors import DomadaptError
 from domadapt.losses.self_training import (
     align_distribution,
+    class_balance_loss,
     class_balanced_labels,
     class_thresholds,
+    consistency_loss,
     interpolate_logits,
+    neighbour_labels,
     pseudo_label_loss,
     relative_threshold,
+    sharpen,
+    weighted_pseudo_label_loss,
 )
 from domadapt.methods import TargetView, build_method
 from domadapt.methods.adamatch import cosine_ramp
@@ -211,3 +216,177 @@ def test_cosine_ramp() -> None:
     assert values[5] == pytest.approx(0.5)
     assert values[10:] == pytest.approx([1.0] * 11)
     assert values == sorted(values)
+
+
+# Mean teacher -------------------------------------------------------------------------------------
+
+
+def test_consistency_by_hand() -> None:
+    # Student uniform; teacher (1, 0): ((1/2)^2 + (1/2)^2) / 2 = 1/4, for one of two samples.
+    logits, p = torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert float(consistency_loss(logits, p, torch.tensor([True, False]))) == pytest.approx(1 / 8)
+    assert float(consistency_loss(logits, p, torch.tensor([True, True]))) == pytest.approx(1 / 4)
+    assert float(consistency_loss(logits, p, torch.tensor([False, False]))) == 0.0
+
+
+def test_consistency_with_oneself_is_zero() -> None:
+    logits = draw()
+    everything = torch.ones(5, dtype=torch.bool)
+    assert float(consistency_loss(logits, logits.softmax(1), everything)) == 0.0
+    certain, opposite = 1e3 * torch.eye(3), torch.eye(3).roll(1, 1)
+    assert float(consistency_loss(certain, opposite, everything[:3])) == pytest.approx(2 / 3)
+
+
+def test_consistency_moves_the_student_alone() -> None:
+    logits, teacher = draw().requires_grad_(), draw(seed=1).requires_grad_()
+    mask = torch.tensor([True, False, True, True, False])
+    value = consistency_loss(logits, teacher.softmax(1), mask)
+    student, other = torch.autograd.grad(value, (logits, teacher), allow_unused=True)
+    assert other is None
+    assert bool((student[~mask] == 0).all())
+    assert bool((student[mask].abs().sum(1) > 0).all())
+    p = teacher.detach().softmax(1)
+    assert torch.autograd.gradcheck(lambda x: consistency_loss(x, p, mask), (logits,))
+
+
+def test_class_balance_by_hand() -> None:
+    # Mean prediction (3/4, 1/4): both classes give 1/2 log(4/3) + 1/2 log 4.
+    logits = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
+    assert float(class_balance_loss(logits)) == pytest.approx(math.log(16 / 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("c", [2, 3, 10])
+def test_class_balance_is_least_for_equal_classes(c: int) -> None:
+    certain = 50.0 * torch.eye(c, dtype=torch.float64)
+    least = float(class_balance_loss(certain))
+    share = 1 / c
+    entropy = -share * math.log(share) - (1 - share) * math.log(1 - share)
+    assert least == pytest.approx(c * entropy, rel=1e-4)
+    assert float(class_balance_loss(torch.zeros(4, c).double())) == pytest.approx(least)
+    for seed in range(10):
+        assert float(class_balance_loss(draw(6, c, seed))) > least
+    one = torch.zeros(4, c)
+    one[:, 0] = 1e4
+    one.requires_grad_()
+    value = class_balance_loss(one)
+    (gradient,) = torch.autograd.grad(value, one)
+    assert math.isfinite(float(value.detach()))
+    assert bool(torch.isfinite(gradient).all())
+
+
+def test_class_balance_gradient() -> None:
+    assert torch.autograd.gradcheck(class_balance_loss, (draw().requires_grad_(),))
+    logits = draw().requires_grad_()
+    (gradient,) = torch.autograd.grad(class_balance_loss(logits), logits)
+    start = logits.detach()
+    assert float(class_balance_loss(start - gradient)) < float(class_balance_loss(start))
+
+
+def test_mean_teacher_losses_in_half_precision() -> None:
+    logits, p = draw(20).float(), draw(20, seed=1).float().softmax(1)
+    everything = torch.ones(20, dtype=torch.bool)
+    half = consistency_loss(logits.bfloat16(), p, everything)
+    exact = consistency_loss(logits, p, everything)
+    assert float(half) == pytest.approx(float(exact), rel=0.03)
+    balance = float(class_balance_loss(logits.bfloat16()))
+    assert balance == pytest.approx(float(class_balance_loss(logits)), rel=0.01)
+
+
+# ATDOC --------------------------------------------------------------------------------------------
+
+
+def test_weighted_loss_by_hand() -> None:
+    # CE = log 2 and log 4 for (0, 0) and (log 3, 0) on class 1; weights 1 and 3.
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
+    value = weighted_pseudo_label_loss(logits, torch.tensor([0, 1]), torch.tensor([1.0, 3.0]))
+    assert float(value) == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
+
+
+def test_weighted_loss_knows_weights_by_their_proportions() -> None:
+    logits, labels = draw(), torch.tensor([0, 2, 1, 1, 0])
+    even = torch.full((5,), 0.01, dtype=torch.float64)
+    torch.testing.assert_close(
+        weighted_pseudo_label_loss(logits, labels, even), cross_entropy(logits, labels)
+    )
+    weight = torch.tensor([0.1, 2.0, 0.0, 0.5, 1.0], dtype=torch.float64)
+    value = weighted_pseudo_label_loss(logits, labels, weight)
+    torch.testing.assert_close(weighted_pseudo_label_loss(logits, labels, 100 * weight), value)
+    assert float(weighted_pseudo_label_loss(logits, labels, 0 * weight)) == 0.0
+    f = lambda x: weighted_pseudo_label_loss(x, labels, weight)  # noqa: E731
+    assert torch.autograd.gradcheck(f, (draw().requires_grad_(),))
+
+
+def test_sharpen_by_hand() -> None:
+    p = torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
+    # Columns of squares 0.64, 0.36 (mean 0.5) and 0.04, 0.16 (mean 0.1).
+    expected = torch.tensor([[1.28, 0.4], [0.72, 1.6]], dtype=torch.float64)
+    torch.testing.assert_close(sharpen(p), expected)
+    # The rare class wins the second sample, which it loses by p alone.
+    assert sharpen(p).argmax(1).tolist() == [0, 1]
+    torch.testing.assert_close(sharpen(p.repeat(5, 1)), expected.repeat(5, 1))
+
+
+def test_sharpen_with_a_class_that_nobody_predicts() -> None:
+    p = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert sharpen(p).tolist() == [[1.0, 0.0], [1.0, 0.0]]
+
+
+def labels_by_loops(
+    z: Tensor, index: Tensor, bank_z: Tensor, bank_p: Tensor, k: int
+) -> tuple[list[int], list[float]]:
+    labels, confidences = [], []
+    for row, own in zip(z.tolist(), index.tolist(), strict=True):
+        others = [j for j in range(len(bank_z)) if j != own and sum(bank_p[j].tolist()) > 0]
+        by_cosine = sorted(
+            others, key=lambda j: -sum(a * b for a, b in zip(row, bank_z[j].tolist(), strict=True))
+        )
+        mean = [sum(float(bank_p[j, c]) for j in by_cosine[:k]) / k for c in range(3)]
+        labels.append(mean.index(max(mean)))
+        confidences.append(max(mean))
+    return labels, confidences
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 20])
+@pytest.mark.parametrize("size", [0.01, 1.0, 100.0])
+def test_neighbours_agree_with_loops(k: int, size: float) -> None:
+    bank_z = torch.nn.functional.normalize(draw(12, 4))
+    bank_p = draw(12, 3, seed=1).softmax(1)
+    bank_p[[2, 7]] = 0.0
+    z, index = size * draw(5, 4, seed=2), torch.tensor([0, 3, 4, 9, 11])
+    labels, confidences = labels_by_loops(z, index, bank_z, bank_p, k)
+    label, confidence = neighbour_labels(z, index, bank_z, bank_p, k)
+    assert label.tolist() == labels
+    assert confidence.tolist() == pytest.approx(confidences)
+
+
+def test_a_sample_does_not_vote_for_itself() -> None:
+    bank_z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    bank_p = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    label, _ = neighbour_labels(bank_z[:1], torch.tensor([0]), bank_z, bank_p, 1)
+    assert label.tolist() == [1]
+
+
+def test_an_empty_bank_is_no_neighbour() -> None:
+    bank_z, bank_p = torch.zeros(6, 2), torch.zeros(6, 3)
+    bank_z[4], bank_p[4] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    z = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    label, confidence = neighbour_labels(z, torch.tensor([4, 0]), bank_z, bank_p, 5)
+    # Its own entry is the only one; the other sample has one neighbour of five, however far.
+    assert confidence.tolist() == pytest.approx([0.0, 0.2])
+    assert label[1] == 1
+
+
+def test_neighbours_in_half_precision() -> None:
+    bank_z = torch.nn.functional.normalize(draw(12, 4).float())
+    bank_p = draw(12, 3, seed=1).float().softmax(1)
+    z, index = draw(5, 4, seed=2).float(), torch.arange(5)
+    expected = neighbour_labels(z, index, bank_z, bank_p, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = neighbour_labels(z, index, bank_z, bank_p, 3)
+    torch.testing.assert_close(mixed, expected)
+    assert neighbour_labels(z.bfloat16(), index, bank_z, bank_p, 3)[1].isfinite().all()
+
+
+def test_refuses_no_neighbours() -> None:
+    with pytest.raises(DomadaptError, match="at least 1; got 0"):
+        neighbour_labels(draw(2), torch.arange(2), draw(4), draw(4).softmax(1), 0)

@@ -60,8 +60,8 @@ class ATDOC(Method):
         """Cross-entropy with the neighbours' labels, weighted by how sure they are."""
         if batch.index_t is None:
             raise DomadaptError("atdoc needs index_t: which target samples the batch has.")
-        z = out.z_t.detach().float()
-        p = sharpen(out.logits_t.detach().float().softmax(1))
+        z = out.z_t.detach().to(self.bank_z)
+        p = sharpen(out.logits_t.detach().to(self.bank_p).softmax(1))
         # Every process keeps the whole bank.
         index = gathered(batch.index_t)
         self.bank_z[index] = gathered(normalize(z))
