@@ -67,6 +67,9 @@ class _Window:
         """
         steps, self.steps = self.steps, []
         names = list(dict.fromkeys(name for terms in steps for name in terms))
+        if not names:
+            # Nothing is minimised: batches only pass through the network.
+            return {}, None
         values = [torch.stack([terms[n] for terms in steps if n in terms]) for n in names]
         numbers = torch.stack([v.float().mean() for v in values]).tolist()
         means = dict(zip(names, numbers, strict=True))
