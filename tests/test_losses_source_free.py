@@ -35,7 +35,7 @@ def chances(*shape: int, seed: int = 0) -> Tensor:
 
 
 def labels_by_loops(z: np.ndarray, p: np.ndarray) -> list[int]:
-    label = p.argmax(1).tolist()
+    label: list[int] = p.argmax(1).tolist()
     weight = p
     for _ in range(2):
         present = sorted(set(label))

@@ -22,7 +22,7 @@ def centroid_labels(z: Float[Tensor, "n d"], p: Float[Tensor, "n c"]) -> Int[Ten
     that is nowhere the most probable (first round), or that got no sample (second), has no
     centroid and labels nothing.
 
-    Source: Liang et al. (2020), arXiv:2002.08546, equations 4 to 6. The authors' code appends
+    Source: Liang et al. (2020), arXiv:2002.08546, section 3. The authors' code appends
     a 1 to every feature and scales it to length 1 before averaging; this, as the paper, averages
     the features themselves. That classes without samples are left out is as in that code.
 
@@ -75,7 +75,7 @@ def reciprocal_affinity(
 ) -> Float[Tensor, "n k"]:
     """1 where a sample stands among the neighbours of its neighbour, else `otherwise`.
 
-    Source: Yang et al. (2021), arXiv:2110.04202, equation 2.
+    Source: Yang et al. (2021), arXiv:2110.04202, section 3.
 
     Args:
         own: positions of the samples.
@@ -94,8 +94,8 @@ def neighbourhood(
     In ``[-max_i sum_k A_ik, 0]``; least where a sample and all its neighbours are given the same
     class with certainty.
 
-    Source: Yang et al. (2021), arXiv:2110.04202, equations 3 and 5; equation 4, which compares
-    a sample with its own stored prediction, is the case of one neighbour of affinity 1.
+    Source: Yang et al. (2021), arXiv:2110.04202: their L_N and L_E; L_self, which compares a
+    sample with its own stored prediction, is the case of one neighbour of affinity 1.
 
     Args:
         p: predicted probabilities.
@@ -113,8 +113,8 @@ def imbalance(p: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
     In [0, log c]: 0 where the mean prediction is uniform, the upper end where all samples are
     given one class.
 
-    Source: Yang et al. (2021), arXiv:2110.04202, equation 6. The authors' code leaves out the
-    constant log c.
+    Source: Yang et al. (2021), arXiv:2110.04202, their L_div. The authors' code leaves out
+    the constant log c.
     """
     with full_precision(p):
         mean = at_least_float32(p).mean(0)
