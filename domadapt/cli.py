@@ -414,6 +414,13 @@ def predict(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="The probability of every class as well.")
     ] = False,
+    online: Annotated[
+        bool,
+        typer.Option("--online", help="Go on adapting, batch by batch (runs of tent and adabn)."),
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples at a time; default: 256, online that of the run.")
+    ] = None,
     label_column: LabelColumn = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -425,7 +432,7 @@ def predict(
     domain = _load(
         data, label_column, None, data_root, columns=saved.config.get("columns"), labelled=False
     )
-    p = probabilities(saved, domain)
+    p = probabilities(saved, domain, batch_size, online=online)
     ids = [str(i) for i in (domain.ids if domain.ids is not None else range(len(domain)))]
     csv = prediction_table(ids, p, saved.class_names, per_class).to_csv(index=False)
     if output is None:

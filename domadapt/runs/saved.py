@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ from domadapt.backbones import LAST_LINEAR, build_backbone, preprocessing_of
 from domadapt.data.views import Views, views_from_config
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of
-from domadapt.task import Domain, Split, label_ids
+from domadapt.methods import build_method, method_class, method_names
+from domadapt.network import Network
+from domadapt.ops import batch_size as size_of
+from domadapt.task import Batch, Domain, Inputs, Split, label_ids
+from domadapt.trainer import make_optimizer
+from domadapt.training import Training
 
 CONFIG, MODEL, EXPORT = "config.json", "model.safetensors", "model.pt2"
 REPORT, PAGE, PREDICTIONS = "report.json", "report.html", "predictions.csv"
@@ -145,9 +151,26 @@ def whole(domain: Domain) -> Split:
     return Split("all", domain.unlabelled(), np.arange(len(domain)))
 
 
-@torch.no_grad()
-def predict(run: SavedRun, domain: Domain, batch_size: int = 256) -> Tensor:
-    """Class probabilities ``(n, classes)`` of every sample of a domain."""
+def predict(
+    run: SavedRun, domain: Domain, batch_size: int | None = None, *, online: bool = False
+) -> Tensor:
+    """Class probabilities ``(n, classes)`` of every sample of a domain.
+
+    Args:
+        run: what `load_run` returned.
+        domain: the samples; labels, if any, are not looked at.
+        batch_size: samples at a time; None takes 256, or the run's own batch size where `online`.
+        online: go on adapting while predicting, with a run of a test-time method (tent, adabn):
+            each batch is first adapted to by one step of the method, then predicted. What is
+            adapted is ``run.model``, in memory; the folder stays as it is.
+
+    Raises:
+        DomadaptError: the domain does not fit the model, or the run's method is not one that can
+            adapt online.
+    """
+    adapt = _online_step(run) if online else None
+    if batch_size is None:
+        batch_size = int(run.config["training"]["batch_size"]) if online else 256
     if domain.kind != run.kind:
         raise DomadaptError(
             f"The model takes data of kind {run.kind!r}; {domain.name!r} is of kind "
@@ -161,8 +184,45 @@ def predict(run: SavedRun, domain: Domain, batch_size: int = 256) -> Tensor:
                 f"The model takes inputs of shape {tuple(wanted)}; those of {domain.name!r} have "
                 f"{tuple(x.shape[1:])}."
             )
-        parts.append(run.model(x).float().softmax(1))
+        if adapt is not None:
+            adapt(x)
+        with torch.no_grad():
+            parts.append(run.model(x).float().softmax(1))
     return torch.cat(parts)
+
+
+def _online_step(run: SavedRun) -> Callable[[Inputs], None]:
+    """What adapts the model of a run to one more batch, by the run's method."""
+    name = run.config["method"]["name"]
+    can = [n for n in method_names() if method_class(n).online]
+    if name not in can:
+        raise DomadaptError(
+            f"Predicting online needs a run of a test-time method ({', '.join(can)}); this one is "
+            f"of {name}. Make one: domadapt adapt --from RUN TARGET --method {can[0]}."
+        )
+    if not isinstance(run.model, Network):
+        raise DomadaptError(
+            "Predicting online needs the network itself; this run's backbone was a module given in "
+            "Python, of which only the export is kept."
+        )
+    method = build_method(name, run.model, run.config["method"]["settings"])
+    optimizer = (
+        make_optimizer(method, Training(**run.config["training"])) if method.trains else None
+    )
+
+    def step(x: Inputs) -> None:
+        if size_of(x) < 2:
+            # One sample has no statistics: it is predicted by those there are.
+            return
+        method.train()
+        losses = method(Batch(None, None, x, progress=0.0))
+        if optimizer is not None:
+            losses.total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        method.eval()
+
+    return step
 
 
 def prediction_table(
