@@ -13,9 +13,12 @@ How its losses relate to those of this package, on the same tensors (the tests s
   of the negated domain logits, because there the source is 0 and here it is 1, and a half is
   missing there. Its reversal has the constant weight 1 where `dann` ramps up from 0.
 - `CDANHook`: two phases instead of a reversal. The discriminator's losses are as above, on the
-  outer product of features and predictions, and the encoder lowers the cross-entropy of the
-  *swapped* labels: the same direction at each sample, another size than the reversed gradient.
-  No gradient is kept from the predictions.
+  outer product of features and predictions. The encoder lowers the cross-entropy of the *swapped*
+  labels: at a sample with domain logit d that is the reversed gradient times ``exp(-d)`` of a
+  source and ``exp(d)`` of a target sample, so it does not fade where the discriminator is sure.
+  The predictions carry a gradient there; `cdan` takes them as constants.
+- `CDANEHook`: its entropy weights are divided by their maximum, those of `domain_loss` by their
+  sum, so a domain's loss there is smaller by ``mean w / max w``.
 - `MCCLoss`: `losses.prediction.mcc`; its temperature is 1 by default where that of `mcc` is 2.5.
 - `MMDLoss(mmd_type="quadratic")`: `losses.mmd.mmd` with the unbiased estimator. There the scale is
   the median over the pairs of source samples, each with itself included, and one kernel stands
@@ -41,14 +44,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from domadapt.errors import DomadaptError, unknown
 from domadapt.evaluation import Outputs
+from domadapt.losses.adversarial import multilinear
 from domadapt.methods.base import BatchOutputs, Method, labels
+from domadapt.methods.cdan import WIDEST
 from domadapt.network import Discriminator, Network
 from domadapt.task import Batch
 
 #: The loss of a hook that takes the place of the source loss.
 _CLASSIFICATION = "src_c_loss"
-#: Outer products of features and predictions up to this width are exact, as in CDAN's paper.
-_EXACT_WIDTH = 4096
 
 _TWO_CLASSIFIERS = "it trains two classifiers, and a network here has one head"
 #: Why a hook cannot run, whatever is made of it.
@@ -145,15 +148,16 @@ class HookMethod(Method):
         asked = _asked(hook)
         width, classes = self.network.n_features, self.network.n_classes
         found: dict[str, nn.Module] = {}
+        product = width * classes
         if "feature_combiner" in asked:
-            exact = width * classes <= _EXACT_WIDTH
-            found["feature_combiner"] = (
-                _OuterProduct() if exact else layers.RandomizedDotProduct([width, classes], 1024)
-            )
+            found["feature_combiner"] = _OuterProduct()
+            if product > WIDEST:
+                product = 1024
+                found["feature_combiner"] = layers.RandomizedDotProduct([width, classes], product)
         if "D" in asked:
             n_in = classes if any("_logits" in key for key in asked["D"]) else width
             if "feature_combiner" in asked:
-                n_in = width * classes if width * classes <= _EXACT_WIDTH else 1024
+                n_in = product
             found["D"] = Discriminator(n_in, self.hidden)
             if _wants_two_logits(hook):
                 found["D"] = nn.Sequential(
@@ -241,32 +245,35 @@ class HookMethod(Method):
     def _context(self, phase: _Phase, out: BatchOutputs, batch: Batch) -> dict[str, Any]:
         """What a phase of the hook may ask for, by its names."""
         frozen = self.parts.fixed_in(phase)
-        own = self.parts.models
+        own = dict(self.parts.models.items())
+        n_s, n_t = len(out.z_s), len(out.z_t)
+        if phase.swaps_labels:
+            # The hook takes the other domain's labels as they are, so they need this one's number.
+            n_s, n_t = n_t, n_s
         given: dict[str, Any] = {
             "src_imgs": batch.x_s,
             "target_imgs": batch.x_t,
             "src_labels": labels(batch),
-            "src_domain": torch.zeros(len(out.z_s), dtype=torch.long, device=out.z_s.device),
-            "target_domain": torch.ones(len(out.z_t), dtype=torch.long, device=out.z_t.device),
+            "src_domain": torch.zeros(n_s, dtype=torch.long, device=out.z_s.device),
+            "target_domain": torch.ones(n_t, dtype=torch.long, device=out.z_t.device),
             "src_sample_idx": batch.index_s,
             "target_sample_idx": batch.index_t,
         }
-        head: nn.Module = self.network.head
-        if "C_bridge" in own:
-            head = _Bridged(head, own["C_bridge"])
+        bridge = own.get("C_bridge")
+        head = self.network.head if bridge is None else _Bridged(self.network.head, bridge)
         for domain, z, logits in (
             ("src", out.z_s, out.logits_s),
             ("target", out.z_t, out.logits_t),
         ):
             given[f"{domain}_imgs_features"] = _live(z, fixed="G" in frozen)
-            if not ({"G", "C"} & frozen or "C_bridge" in own):
+            if bridge is None and not {"G", "C"} & frozen:
                 given[f"{domain}_imgs_features_logits"] = _live(logits)
         features = self.network.features
         given["G"] = (lambda x: _live(features(x), fixed=True)) if "G" in frozen else features
         given["C"] = _fixed(head) if "C" in frozen else head
         for name, module in own.items():
             given[name] = _fixed(module) if name in frozen else module
-        given["combined_model"] = _ForVAT(_Whole(self.network, head))
+        given["combined_model"] = _ForVAT(_Whole(self.network, bridge))
         return given
 
 
@@ -368,6 +375,7 @@ class _Phase:
 
     def __init__(self, hook: Any, reducer: Any, weighter: Any, moves: frozenset[str]) -> None:
         self.hook, self.reducer, self.moves = hook, reducer, moves
+        self.swaps_labels = any(getattr(h, "reverse_labels", False) for h in _walk(hook))
         self.weights: Mapping[str, float] = getattr(weighter, "weights", {})
         self.scale = float(getattr(weighter, "scale", 1.0))
 
@@ -510,11 +518,11 @@ def _fixed(module: nn.Module) -> Callable[..., Any]:
 
 
 class _OuterProduct(nn.Module):
-    """``z p^T`` of each sample as a vector: the multilinear map of CDAN."""
+    """Every probability times every feature of a sample: the multilinear map of CDAN."""
 
     def forward(self, z: Tensor, p: Tensor) -> Tensor:
         """`z` ``(n, d)``, `p` ``(n, c)`` to ``(n, d c)``."""
-        return (z[:, :, None] * p[:, None, :]).flatten(1)
+        return multilinear(z, p)
 
 
 class _Bridged(nn.Module):
@@ -532,16 +540,17 @@ class _Bridged(nn.Module):
 
 
 class _Whole(nn.Module):
-    """Inputs to logits through a head that may be bridged."""
+    """Inputs to logits. It holds each weight once, or `_fixed` could not put them back."""
 
-    def __init__(self, network: Network, head: nn.Module) -> None:
+    def __init__(self, network: Network, bridge: nn.Module | None) -> None:
         super().__init__()
-        self.network, self.head = network, head
+        self.network, self.bridge = network, bridge
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(n, classes)``."""
-        logits: Tensor = self.head(self.network.features(x))
-        return logits
+        z = self.network.features(x)
+        logits: Tensor = self.network.head(z)
+        return logits if self.bridge is None else logits - self.bridge(z)
 
 
 class _ForVAT:
