@@ -541,6 +541,42 @@ def _listing(what: str, root: Path | None) -> tuple[list[str], Iterable[tuple[st
     ]
 
 
+@app.command()
+def selftest(
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method, combination or file.py; may be repeated. Default: all."),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Say what each invariant means, and the time taken.")
+    ] = False,
+) -> None:
+    """Check that methods keep what every method must keep, on data of their own.
+
+    Exit code 1 where something is not kept.
+    """
+    import torch
+
+    from domadapt.methods import method_names
+    from domadapt.selftest import Subject, table
+
+    # Several threads add up in another order now and then; bits are compared here.
+    torch.set_num_threads(1)
+    subjects = [Subject(spec) for spec in method or method_names()]
+    width = max(len(subject.name) for subject in subjects) + 1
+    _say("\n".join([*table.legend(verbose), "", table.columns(width)]))
+    broken: list[str] = []
+    for subject in subjects:
+        findings = list(table.examine(subject))
+        _say(table.row(findings, width, verbose))
+        broken += table.reasons(findings)
+    _say("")
+    if broken:
+        _say("\n".join(broken))
+        raise typer.Exit(1)
+    _say(f"{len(subjects)} method{'s' * (len(subjects) > 1)}: everything is kept.")
+
+
 def _first_line(cls: type) -> str:
     return (inspect.getdoc(cls) or "").splitlines()[0]
 
