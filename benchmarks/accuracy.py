@@ -34,6 +34,8 @@ from domadapt.runs.plan import ModelSpec, make_plan
 from domadapt.selection.validators import label_free
 
 HERE = Path(__file__).parent
+REVIEWS = ("books", "dvd", "electronics", "kitchen")
+OFFICE = ("amazon", "dslr", "webcam")
 SUITES: dict[str, dict[str, Any]] = {
     "digits": {
         "tasks": [f"digits:{a}->{b}" for a in NAMES for b in NAMES if a != b],
@@ -44,6 +46,16 @@ SUITES: dict[str, dict[str, Any]] = {
         "tasks": ["mnist->usps", "usps->mnist"],
         "methods": ["source_only", "dann", "mcc"],
         "model": {"name": "lenet"},
+    },
+    "amazon": {
+        "tasks": [f"amazon:{a}->{b}" for a in REVIEWS for b in REVIEWS if a != b],
+        "methods": ["source_only", "dann", "dan", "infomax"],
+        "model": {"name": "features"},
+    },
+    "office31-features": {
+        "tasks": [f"office31-features:{a}->{b}" for a in OFFICE for b in OFFICE if a != b],
+        "methods": None,
+        "model": {"name": "features"},
     },
     "office31": {
         "tasks": ["office31:amazon->webcam"],

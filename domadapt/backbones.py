@@ -30,7 +30,7 @@ from domadapt.methods.registry import load_file
 from domadapt.network import Network, Normalize, width_of
 from domadapt.task import Inputs, Kind
 
-BackboneOrigin = Literal["scratch", "pretrained", "transformer"]
+BackboneOrigin = Literal["scratch", "pretrained", "transformer", "frozen"]
 
 #: The value of `head` that stands for the last linear layer of a classifier.
 LAST_LINEAR = "auto"
@@ -51,7 +51,8 @@ class Backbone:
         preprocessing: what it asks of its images; None: the data's own size, normalised by the
             source's statistics.
         kind: what decides the defaults of training: "scratch" begins with random weights,
-            "pretrained" and "transformer" (one with attention) with trained ones.
+            "pretrained" and "transformer" (one with attention) with trained ones, and "frozen"
+            learns nothing: its inputs are features.
         bottleneck: the default width of a layer between it and a new head; None for none.
     """
 
@@ -137,13 +138,27 @@ def conv1d(example: Tensor) -> nn.Module:
     )
 
 
-_SMALL: dict[str, Callable[[Tensor], nn.Module]] = {"mlp": mlp, "lenet": lenet, "conv1d": conv1d}
+def features(example: Tensor) -> nn.Module:
+    """None: for vectors that are features already; a bottleneck and a head follow."""
+    return nn.Flatten()
 
 
-def default_backbone(kind: Kind, example: Inputs) -> str:
-    """The backbone for a kind of data where none is named; `example` is one prepared batch."""
+_SMALL: dict[str, Callable[[Tensor], nn.Module]] = {
+    "mlp": mlp,
+    "lenet": lenet,
+    "conv1d": conv1d,
+    "features": features,
+}
+
+
+def default_backbone(kind: Kind, example: Inputs, augment: str | None = None) -> str:
+    """The backbone for a kind of data where none is named; `example` is one prepared batch.
+
+    Vectors whose `augment` says that they are features (of a frozen network, or counts of words)
+    need none.
+    """
     if kind == "vector":
-        return "mlp"
+        return "features" if augment == "features" else "mlp"
     if kind == "series":
         return "conv1d"
     if kind == "image" and isinstance(example, Tensor):
@@ -260,7 +275,7 @@ def build_backbone(
         _load(made.model, state, str(checkpoint), made.extra)
     backbone, kept = _split(made, name)
     _check_takes(backbone, example, name)
-    kind = _kind(backbone, given)
+    kind = "frozen" if name == "features" else _kind(backbone, given)
     if from_run:
         assert checkpoint is not None
         network = _network_of_run(backbone, kept, checkpoint, cast(int, n_classes))

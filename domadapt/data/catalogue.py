@@ -106,9 +106,10 @@ def domain(spec: str, data_root: Path | str | None = None) -> Domain:
     parts and ``har:*`` is all of a subject. Forms: MNIST, USPS and SVHN are uint8 images of 28, 16
     and 32 pixels with augmentation "glyph"; image folders are streamed; ``office31-features`` are
     vectors as stored; ``office-caltech`` are SURF histograms, each brought to sum 1 and then each
-    word z-scored within the domain (the protocol of Long et al., 2013, JDA); ``amazon`` are raw
-    counts of 5,000 words and pairs of words; ``har`` are series ``(9, 128)`` whose windows overlap
-    by half, so that a random validation part of one subject is optimistic.
+    word z-scored within the domain (the protocol of Long et al., 2013, JDA); ``amazon`` are
+    5,000 words and pairs of words, ``log(1 + count)`` brought to length 1; ``har`` are series
+    ``(9, 128)`` whose windows overlap by half, so that a random validation part of one subject is
+    optimistic.
 
     Args:
         spec: ``collection``, ``collection:domain`` or ``collection:domain:part``.
@@ -610,12 +611,15 @@ def _reviews_file(folder: Path, name: str, part: str) -> Path | None:
 
 def _load_reviews(name: str, part: str | None, folder: Path) -> Domain:
     from sklearn.datasets import load_svmlight_file
+    from sklearn.preprocessing import normalize
 
     part = part or "train"
     path = _reviews_file(folder, name, part)
     assert path is not None
     with _reading(path):
         x, y = load_svmlight_file(str(path), n_features=5000, zero_based=True, dtype=np.float32)
+    # Long reviews and repeated words count less: log(1 + n), then every review has length 1.
+    x = normalize(x.log1p())
     return from_arrays(
         x,
         np.where(y > 0, "positive", "negative"),
@@ -787,7 +791,7 @@ _COLLECTIONS: dict[str, _Collection] = {
         short={"a": "amazon", "c": "caltech10", "d": "dslr", "w": "webcam"},
     ),
     "amazon": _Collection(
-        what="Amazon reviews: sentiment, counts of 5,000 words and pairs",
+        what="Amazon reviews: sentiment, 5,000 words and pairs of words",
         origin="Blitzer et al. (2007), as prepared by Chen et al. (2012)",
         layout="amazon_bow/<domain>_{train,test}.svmlight.gz",
         classes=2,

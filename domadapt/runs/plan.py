@@ -126,6 +126,11 @@ def _statistics(split: Split, views: Views) -> tuple[Tensor, Tensor]:
     return mean.float(), torch.where(std > 1e-6, std, torch.ones_like(std)).float()
 
 
+def _common(std: Tensor) -> Tensor:
+    """One scale for all features: theirs are comparable already, and rare ones not blown up."""
+    return torch.full_like(std, float(std.square().mean().sqrt()))
+
+
 def _bottleneck(width: int, wanted: int | None) -> tuple[nn.Module | None, int]:
     if not wanted:
         return None, width
@@ -161,7 +166,7 @@ def make_plan(
         spec, asked = _taken_up(spec, spec.checkpoint, task)
     if spec.name is None:
         shown = make_views(task.kind, "none", None).evaluation(task.example.fetch([0]))
-        spec = replace(spec, name=default_backbone(task.kind, shown))
+        spec = replace(spec, name=default_backbone(task.kind, shown, task.augment))
     assert spec.name is not None
     name = spec.name
     if asked is None:
@@ -234,7 +239,8 @@ def _plan(
         normalize = Normalize(torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std))
     fitted = normalize
     if normalize is None and task.kind != "text":
-        fitted = Normalize(*_statistics(task.example, views))
+        mean, std = _statistics(task.example, views)
+        fitted = Normalize(mean, _common(std) if task.augment == "features" else std)
 
     def raw_network(seed: int) -> tuple[Network, Backbone]:
         torch.manual_seed(seed)
@@ -278,14 +284,12 @@ def _plan(
     features = task.mapped(lambda domain: _features(domain, whole, views, cache))
     plain = make_views("vector", "none", None)
     mean, std = _statistics(features.example, plain)
-    # One scale for all features: theirs are comparable already, and rare ones are not blown up.
-    common = torch.full_like(std, float(std.square().mean().sqrt()))
     feature_views = make_views("vector", features.augment, None, scale=std)
 
     def head_network(seed: int) -> Network:
         full, _ = raw_network(seed)
         # A trained head expects the features as they are.
-        scaled = None if made.head is not None else Normalize(mean, common)
+        scaled = None if made.head is not None else Normalize(mean, _common(std))
         return Network(nn.Identity(), full.head, full.bottleneck, scaled)
 
     def compose(network: Network) -> Network:
