@@ -243,6 +243,13 @@ def test_mixed_precision_and_features_without_gradient(name: str) -> None:
 
 
 @needs_extra
+@pytest.mark.parametrize("name", ["DANNHook", "VADAHook", "GVBHook", "ATDOCHook"])
+def test_losses_without_a_gradient(name: str) -> None:
+    # As where the Trainer rehearses one batch before training.
+    small_trainer(f"pytorch_adapt:{name}").rehearse()
+
+
+@needs_extra
 def test_the_classifier_hook_is_source_only() -> None:
     one = small_trainer("pytorch_adapt:ClassifierHook").fit()
     two = small_trainer("source_only", settings={"joint_forward": True}).fit()
@@ -772,11 +779,15 @@ def test_features_of_a_part_of_a_split() -> None:
 
 @needs_extra
 def test_scores_repeat_and_leave_random_numbers_alone() -> None:
-    score = bridge.validator("ClassClusterValidator")
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
-    first = score(SOURCE, TARGET)
-    assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
-    assert first == score(SOURCE, TARGET)
+    # Many samples without clusters, so that k-means ends where it happened to begin.
+    score, target = bridge.validator("ClassClusterValidator"), split(400, seed=4)
+    found = set()
+    for seed in range(4):
+        np.random.seed(seed)  # noqa: NPY002
+        before = np.random.get_state()[1].copy()  # noqa: NPY002
+        found.add(score(SOURCE, target))
+        assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    assert len(found) == 1
 
 
 @needs_extra
