@@ -12,7 +12,7 @@ from domadapt.methods import Method
 from domadapt.selftest.equation import added
 from domadapt.selftest.graph import leaves
 from domadapt.selftest.invariant import invariant, require
-from domadapt.selftest.subject import Subject, discriminators, terms_of
+from domadapt.selftest.subject import Subject, discriminators
 from domadapt.task import Batch
 
 
@@ -25,7 +25,10 @@ def _rivals(method: Method) -> list[nn.Parameter]:
 
 
 def telling(method: Method, batch: Batch) -> Tensor:
-    """The loss that the discriminators minimise: that of the critic's steps, or their terms."""
+    """The loss that the discriminators minimise: that of the critic's steps, or their terms.
+
+    Without the terms' weights, which may be 0 for a part of the run.
+    """
     if method.critic_steps:
         torch.manual_seed(1)
         with torch.no_grad():
@@ -33,9 +36,10 @@ def telling(method: Method, batch: Batch) -> Tensor:
         torch.manual_seed(1)
         return method.critic_loss(out, batch)
     rivals = {id(p) for p in _rivals(method)}
+    torch.manual_seed(1)
     found = [
         value
-        for value in terms_of(method, batch).values()
+        for value in method.terms(method.outputs(batch), batch).values()
         if any(id(leaf) in rivals for leaf in leaves(value))
     ]
     require(bool(found), "no term and no critic_loss reaches the discriminator")

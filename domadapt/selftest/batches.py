@@ -120,7 +120,8 @@ def feature_scale(subject: Subject) -> None:
 def source_order(subject: Subject) -> None:
     """The order of the source samples in a batch does not matter."""
     batch = subject.batch()
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(2))
+    # No sample stays where it was.
+    order = torch.tensor([8, 0, 5, 9, 7, 4, 2, 10, 3, 1, 11, 6])
 
     def shuffled(x: Any) -> Any:
         return None if x is None else x[order]

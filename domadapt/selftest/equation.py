@@ -46,6 +46,7 @@ def weighted_sum(subject: Subject) -> None:
 @invariant(_trains)
 def schedules(subject: Subject) -> None:
     """Ramps follow progress alone, steadily, and a reversal that grows begins at 0."""
+    _follows_progress_alone(subject)
     method = subject.ready()
     curves: dict[str, list[float]] = {}
     for tenth in range(11):
@@ -65,9 +66,9 @@ def schedules(subject: Subject) -> None:
             )
             require(
                 first == last or not 0.9 < last <= 1 or abs(last - END_OF_RAMP) < 1e-4,
-                f"{name} ends at {last:.5f}, and the paper's ramp at {END_OF_RAMP}",
+                f"{name} ends at {last:.5f}, and the paper's ramp, domadapt.ops.ramp, at "
+                f"{END_OF_RAMP}",
             )
-    _follows_progress_alone(subject)
 
 
 def _schedule(method: Method, batch: Batch) -> dict[str, float]:
