@@ -24,12 +24,12 @@ class NRC(Method):
     with its own stored prediction; predictions on the whole are to be balanced over the classes.
     The whole network learns.
 
-    As in the paper the sample itself is taken out of its neighbours' neighbours and has a term of
-    its own; the authors' code leaves it in, without that term. Departures: a sample is left out
-    of its own neighbours by its position and not for being the nearest, so that duplicates count;
+    The sample itself is taken out of its neighbours' neighbours and has the paper's L_self to
+    itself; the authors' code leaves it in, without that term. Departures: a sample is left out of
+    its own neighbours by its position and not for being the nearest, so that duplicates count;
     the numbers of neighbours stay the same throughout (the code raises them halfway on one data
-    set); the source model is trained as all models here, without label smoothing and weight
-    normalisation.
+    set), and are those of its largest data set; the source model is trained as all models here,
+    without label smoothing and weight normalisation.
 
     Args:
         neighbours: how many nearest neighbours a sample has.
