@@ -253,6 +253,15 @@ def test_adda_first_learns_the_source_alone() -> None:
     assert not bool(method.copied)
 
 
+def test_addas_discriminator_begins_with_the_second_part() -> None:
+    method = adda()
+    fresh = copy.deepcopy(method.discriminator)
+    steps(method, [0.0, 0.2, 0.4], decay=0.0)
+    assert not moved(fresh, method.discriminator)
+    steps(method, [0.5], decay=0.0)
+    assert moved(fresh, method.discriminator)
+
+
 def test_addas_source_encoder_and_head_stay_while_its_target_encoder_moves() -> None:
     method = adda()
     steps(method, [0.0, 0.3, 0.49])

@@ -26,10 +26,12 @@ class ADDA(Method):
     source loss moves the encoder any more; the curve of the source loss is then that of the copy.
     The curve ``domain`` is the discriminator's own loss throughout.
 
-    Departures: the discriminator already learns during the first part, on features as they are
-    then, without effect on the network; in the first part BatchNorm sees both domains if the
-    setting says so, while in the second each encoder has statistics of its own, the source's
-    fixed, as two networks would. The second part goes on with the learning rate of the run.
+    The discriminator begins with the second part as well, and must: one that learns during the
+    first already tells the domains apart with certainty, and its gradient then tore the target's
+    features to pieces (embedded digits). Departures: in the first part BatchNorm sees both domains
+    if the setting says so, while in the second each encoder has statistics of its own, the
+    source's fixed, as two networks would. The second part goes on with the learning rate of the
+    run; the authors' takes a lower one.
 
     Args:
         start: share of the run that trains on the source, in [0, 1); 0 for a network that is
@@ -68,7 +70,10 @@ class ADDA(Method):
         return BatchOutputs(z_s, z_t, self.network.head(z_s), self.network.head(z_t))
 
     def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
-        """The discriminator's cross-entropy, with the encoder's own gradient after `start`."""
+        """The discriminator's cross-entropy, with the encoder's own gradient after `start`.
+
+        Before it the value is for the curves: its weight is 0.
+        """
         d_s, d_t = self.discriminator(out.z_s.detach()), self.discriminator(out.z_t.detach())
         value = domain_loss(d_s, d_t)
         if batch.progress >= self.start:
@@ -78,6 +83,10 @@ class ADDA(Method):
             # Its gradient without its value: the sum of both losses would tell nothing.
             value = value + fooled - fooled.detach()
         return {"domain": value}
+
+    def weight(self, term: str, progress: float) -> float:
+        """1 from `start` on, 0 before."""
+        return float(progress >= self.start)
 
     def after_step(self, progress: float) -> None:
         """After `start`, put the head back."""
