@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from domadapt import cli
 from domadapt.losses.adversarial import domain_loss
@@ -74,7 +75,33 @@ class Rival(Method):
         return domain_loss(d_s, d_t)
 
 
-@pytest.mark.parametrize("cls", [Good, Rival])
+class Fooled(Method):
+    """A critic with steps of its own, and its encoder (Nobody, 2020, arXiv:2001.00001).
+
+    Args:
+        domain_weight: factor of the encoder's loss.
+    """
+
+    critic_steps = 2
+
+    def __init__(self, network: Network, *, domain_weight: float = 1.0) -> None:
+        super().__init__(network)
+        self.domain_weight = domain_weight
+        self.rival = self.auxiliary(lambda: Discriminator(network.n_features, 16))
+
+    def critic_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
+        return domain_loss(self.rival(out.z_s), self.rival(out.z_t))
+
+    def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
+        fixed = {name: p.detach() for name, p in self.rival.named_parameters()}
+        d_s, d_t = (functional_call(self.rival, fixed, (z,)) for z in (out.z_s, out.z_t))
+        return {"domain": self.loss(d_s, d_t)}
+
+    def loss(self, d_s: Tensor, d_t: Tensor) -> Tensor:
+        return domain_loss(-d_s, -d_t)
+
+
+@pytest.mark.parametrize("cls", [Good, Rival, Fooled])
 def test_nothing_is_found_where_there_is_no_fault(cls: type[Method]) -> None:
     findings = list(examine(Subject(cls)))
     assert not table.reasons(findings)
@@ -271,6 +298,16 @@ class ReversalMissing(Rival):
         return {"domain": self.loss(self.rival(out.z_s), self.rival(out.z_t))}
 
 
+class CriticHelped(Fooled):
+    def loss(self, d_s: Tensor, d_t: Tensor) -> Tensor:
+        return domain_loss(d_s, d_t)
+
+
+class CriticDeceived(Fooled):
+    def critic_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
+        return domain_loss(self.rival(out.z_s), -self.rival(out.z_t))
+
+
 class EqualSizesOnly(Good):
     def gap(self, z_s: Tensor, z_t: Tensor) -> Tensor:
         n = 12
@@ -411,6 +448,8 @@ FAULTS: list[tuple[type[Method], str, str]] = [
     (WrongSign, "differences", "is -.* and the gradient says [^-]"),
     (ReversalMissing, "differences", "reversal is missing or undone"),
     (ReversalMissing, "opposite pulls", "it must raise it"),
+    (CriticHelped, "opposite pulls", "it must raise it"),
+    (CriticDeceived, "domain labels", "lower all target logits"),
     (EqualSizesOnly, "batch sizes", "RuntimeError: .*size"),
     (ClassMeans, "missing class", "the term gap is nan"),
     (OneSourceOnly, "several sources", "IndexError"),

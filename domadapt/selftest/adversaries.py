@@ -1,8 +1,9 @@
-"""Invariants of methods with a discriminator: who learns what, and who pulls which way."""
+"""Invariants of methods with a discriminator or critic: who learns what, who pulls which way."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,29 +22,34 @@ def _adversarial(subject: Subject) -> bool:
 
 
 def _rivals(method: Method) -> list[nn.Parameter]:
-    return [p for d in discriminators(method) for p in d.parameters()]
+    """The parameters of the discriminators, or else of whatever takes the critic's steps."""
+    own = {id(p) for p in method.network.parameters()}
+    found = [p for d in discriminators(method) for p in d.parameters()]
+    return found or [p for p in method.parameters() if id(p) not in own and p.requires_grad]
 
 
-def telling(method: Method, batch: Batch) -> Tensor:
-    """The loss that the discriminators minimise: that of the critic's steps, or their terms.
+def telling(method: Method, batch: Batch) -> Tensor | None:
+    """What the discriminators minimise: the sum of the losses that reach them.
 
-    Without the terms' weights, which may be 0 for a part of the run.
+    Without weights, which may be 0 for a while; None where no loss reaches a discriminator yet.
     """
+    torch.manual_seed(1)
+    losses = list(method.terms(method.outputs(batch), batch).values())
     if method.critic_steps:
-        torch.manual_seed(1)
         with torch.no_grad():
             out = method.outputs(batch)
         torch.manual_seed(1)
-        return method.critic_loss(out, batch)
+        losses.append(method.critic_loss(out, batch))
     rivals = {id(p) for p in _rivals(method)}
-    torch.manual_seed(1)
-    found = [
-        value
-        for value in method.terms(method.outputs(batch), batch).values()
-        if any(id(leaf) in rivals for leaf in leaves(value))
-    ]
-    require(bool(found), "no term and no critic_loss reaches the discriminator")
-    return torch.stack(found).sum()
+    found = [loss for loss in losses if any(id(leaf) in rivals for leaf in leaves(loss))]
+    return torch.stack(found).sum() if found else None
+
+
+def _told(method: Method, batch: Batch) -> Tensor:
+    value = telling(method, batch)
+    if value is None:
+        raise NotKept(f"no loss reaches the discriminator at progress {batch.progress}")
+    return value
 
 
 def _verdicts(method: Method, batch: Batch) -> list[tuple[Tensor, Tensor]]:
@@ -57,7 +63,7 @@ def _verdicts(method: Method, batch: Batch) -> list[tuple[Tensor, Tensor]]:
             seen.append(d)
 
     handles = [d.register_forward_hook(keep) for d in discriminators(method)]
-    telling(method, batch).backward()  # type: ignore[no-untyped-call]
+    _told(method, batch).backward()  # type: ignore[no-untyped-call]
     for handle in handles:
         handle.remove()
     # A call whose logits carry no gradient serves another end, such as a gradient's penalty.
@@ -68,9 +74,11 @@ def _verdicts(method: Method, batch: Batch) -> list[tuple[Tensor, Tensor]]:
 def domain_labels(subject: Subject) -> None:
     """In every discriminator descent raises source logits and lowers target logits."""
     for progress in (0.0, 0.9):
-        method = subject.ready()
+        method, batch = subject.ready(), subject.batch(7, 5, progress=progress)
+        if progress == 0 and telling(method, batch) is None:
+            continue  # it begins later
         pulls: dict[str, list[Tensor]] = {"source": [], "target": []}
-        for d, gradient in _verdicts(method, subject.batch(7, 5, progress=progress)):
+        for d, gradient in _verdicts(method, batch):
             n = len(d)
             require(n in (5, 7, 12), f"a discriminator was given {n} of 7 source and 5 target")
             if n != 5:
@@ -86,48 +94,49 @@ def domain_labels(subject: Subject) -> None:
             )
 
 
-@invariant(_adversarial)
+@invariant(lambda subject: subject.adversarial or subject.probe.critic_steps > 0)
 def opposite_pulls(subject: Subject) -> None:
     """A step of the discriminator lowers its loss, and a step of the encoder raises it."""
     method, batch = subject.ready(), subject.batch(progress=0.9)
     subject.take_steps(method, 8)
-    encoder = [p for p in method.network.backbone.parameters() if p.requires_grad]
-    before = telling(method, batch)
-    moves: dict[str, tuple[list[Any], Tensor]] = {
-        "discriminator": (_rivals(method), before),
-        "encoder": (encoder, added(method, batch)),
-    }
-    start = copy.deepcopy(method.state_dict())
-    for side, (parameters, loss) in moves.items():
-        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        moves[side] = ([(p, g) for p, g in zip(parameters, gradients, strict=True)], loss)
-    for side, (pairs, _) in moves.items():
+    state = copy.deepcopy(method.state_dict())
+    before = float(_told(method, batch).detach())
+
+    def change(parameters: list[nn.Parameter], loss: Tensor) -> float:
+        """How the discriminator's loss changes by a step of descent of `loss`, then undone."""
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         with torch.no_grad():
-            for p, g in pairs:
+            for p, g in zip(parameters, gradients, strict=True):
                 if g is not None:
-                    p -= 1e-3 * g
-        change = float(telling(method, batch).detach() - before.detach())
-        method.load_state_dict(start)
-        if side == "discriminator":
-            require(change < 0, f"a step of the discriminator changes its loss by {change:.3g}")
-        else:
-            require(
-                change > 0,
-                f"a step of the encoder changes the discriminator's loss by {change:.3g}; it must "
-                "raise it: is the gradient reversal missing?",
-            )
+                    p.sub_(g, alpha=1e-3)
+        after = float(_told(method, batch).detach())
+        method.load_state_dict(state)
+        return after - before
+
+    own = change(_rivals(method), _told(method, batch))
+    require(own < 0, f"a step of the discriminator changes its loss by {own:.3g}")
+    encoder = [p for p in method.network.backbone.parameters() if p.requires_grad]
+    other = change(encoder, added(method, batch))
+    require(
+        other > 0,
+        f"a step of the encoder changes the discriminator's loss by {other:.3g}; it must raise it: "
+        "is the gradient reversal missing?",
+    )
 
 
 @invariant(_adversarial)
 def tells_apart(subject: Subject) -> None:
     """With the encoder held still, the discriminators learn what can be told apart."""
     method = subject.ready()
+    # From the first step, whatever the reversal's ramp does; or from when it begins.
     batch = subject.batch(30, 30, progress=0.0, gap=6.0)
+    if telling(method, batch) is None:
+        batch = replace(batch, progress=0.9)
     own = {id(p) for p in method.network.parameters()}
     optimizer = torch.optim.Adam([p for p in method.parameters() if id(p) not in own], lr=1e-2)
     for _ in range(100):
         optimizer.zero_grad()
-        telling(method, batch).backward()  # type: ignore[no-untyped-call]
+        _told(method, batch).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     # Source comes first, in one call for both domains or in one for each.
     logits = torch.cat([d.flatten() for d, _ in _verdicts(method, batch)])
