@@ -101,6 +101,16 @@ def test_stacked_rows_and_two_arrays_are_the_same_fit(method):
     np.testing.assert_allclose(out[d > 0], method().fit_transform(x_s, X_target=x_t), atol=1e-9)
 
 
+def test_labels_follow_their_rows_where_the_domains_are_mixed():
+    x_s, x_t, y_s = domains()
+    method = OTDA(class_reg=1.0, reg=0.3)
+    expected = method.fit_transform(x_s, y_s, X_target=x_t)
+    order = np.random.default_rng(1).permutation(70)
+    x, d = np.vstack([x_s, x_t])[order], np.repeat([1, -1], [40, 30])[order]
+    out = method.fit_transform(x, np.array([*y_s, *[9] * 30])[order], sample_domain=d)
+    np.testing.assert_allclose(out[d > 0], expected[order[d > 0]], atol=1e-5)
+
+
 @by_class(MOVES_SOURCE)
 def test_target_rows_stay_and_source_rows_move(method):
     x_s, x_t, _ = domains()

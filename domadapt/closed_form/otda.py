@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin
+from sklearn.utils import column_or_1d
 
 from domadapt.closed_form.base import ClosedForm, Rows, require_memory
 from domadapt.errors import DomadaptError, unknown
@@ -20,12 +21,13 @@ class OTDA(OneToOneFeatureMixin, ClosedForm):
     The class term keeps source rows of different classes from going to the same target row. Source
     row i becomes ``n_s sum_j G_ij x_j^t``; target rows stay as they are. The plans are POT's.
 
-    New source rows, as in POT: without ``class_reg`` and with ``reg`` above 0, by the
-    plan's potential of the target (arXiv:2109.12004); otherwise they move as the nearest source
-    row of `fit` did.
+    New source rows, as in POT: without ``class_reg`` and with ``reg`` above 0, by the plan's
+    potential of the target (Pooladian and Niles-Weed, 2021, arXiv:2109.12004); otherwise they move
+    as the nearest source row of `fit` did.
 
-    The paper's costs are not divided; they are here, so that ``reg`` means the same whatever the
-    features' scale and number.
+    POT linearises the class term, of power 1/2 here, in 10 rounds of Sinkhorn. The paper's costs
+    are not divided; they are here, so that ``reg`` means the same whatever the features' scale and
+    number.
 
     When it fails: all mass must go somewhere. Where the shares of the classes differ between the
     domains, or a class is missing from the target, rows of one class are sent to another, and a
@@ -68,7 +70,7 @@ class OTDA(OneToOneFeatureMixin, ClosedForm):
                     "OTDA with class_reg needs the labels of the source rows; got y=None. Give "
                     "fit(X, y, ...), or class_reg=0."
                 )
-            classes = np.unique(y_s.ravel(), return_inverse=True)[1]
+            classes = np.unique(column_or_1d(y_s), return_inverse=True)[1]
         copies = 1 if classes is None else int(classes.max()) + 1
         require_memory((len(x_s), len(x_t), copies), "The transport plan")
         transport = self._transport().fit(Xs=x_s, ys=classes, Xt=x_t)

@@ -35,7 +35,9 @@ class TCA(ClassNamePrefixFeaturesOutMixin, ClosedForm):
 
     When it fails: it matches the means of the whole domains in the kernel's space and no classes,
     so that differing shares of classes mislead it; no label says which variance matters. With the
-    linear kernel only the features' means are matched: a difference of covariances remains.
+    linear kernel only the features' means are matched: a difference of covariances remains, and
+    between domains that were each standardised there is nothing left to match, so that the
+    components are those of a PCA of all rows.
 
     Args:
         kernel: "linear" or "rbf" (``exp(-gamma |x - x'|^2)``).
