@@ -40,7 +40,7 @@ def bbse_weights(
     ``w = 1 + diag(s)^-1/2 pinv(A) diag(r)^-1/2 (mu - r)``; singular values below `tolerance`
     count as 0. For a well-conditioned C that is ``C^-1 mu``.
 
-    Source: Lipton et al. (2018), arXiv:1802.03916, section 4. The paper solves the plain system;
+    Source: Lipton et al. (2018), arXiv:1802.03916. The paper solves the plain system;
     estimating ``w - 1`` instead follows Azizzadenesheli et al. (2019), arXiv:1903.09734.
 
     Args:
@@ -79,7 +79,7 @@ def corrected(
     ``p_t(c | x) = p_s(c | x) prior_t(c) / prior_s(c)``, divided by its sum over c: Bayes' rule
     under label shift. A row that lies wholly in classes which the target lacks stays as it is.
 
-    Source: Saerens et al. (2002), doi:10.1162/089976602753284446, equation 2.4.
+    Source: Saerens et al. (2002), doi:10.1162/089976602753284446.
 
     Raises:
         DomadaptError: a source class of share 0, of which no classifier can know.
@@ -107,7 +107,7 @@ def em_prior(
     likelihood of the target samples, ``mean_n log sum_c p_nc q_c / prior_s_c``, which is concave
     in q: it goes towards the one maximum. Over-confident predictions bias it; calibrate first.
 
-    Source: Saerens et al. (2002), doi:10.1162/089976602753284446, equation 2.9.
+    Source: Saerens et al. (2002), doi:10.1162/089976602753284446.
 
     Args:
         p: predictions on the target by a classifier trained on the source.

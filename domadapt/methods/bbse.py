@@ -31,13 +31,16 @@ class BBSE(Method):
     allows: it holds for any predictor that tells the classes apart.
 
     It corrects for frequencies alone. Where the classes' looks differ as well, the mean prediction
-    is no guide to them.
+    is no guide to them: on partial digits, print to handwriting, it fell below training on the
+    source alone. There `pada` and `iwan` are meant.
 
     Args:
         shift_weight: factor of the term: how far the weights are followed.
         start: the share of the run from which on weights are estimated.
         soft: whether probabilities are added up rather than decisions counted.
     """
+
+    setting = "label shift"
 
     needs_source_val = True
     refreshes = 10

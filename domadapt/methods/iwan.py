@@ -27,13 +27,15 @@ class IWAN(Method):
 
     The paper first trains a source network, keeps it fixed for the source side and the weights,
     and adapts a copy for the target; here one network serves both, and is trained on the source
-    loss throughout. Its reversed gradient grows to 0.1 at most, here to `domain_weight`.
+    loss throughout. The reversed gradient grows with the run's progress, as in `dann`.
 
     Args:
         domain_weight: factor of the weighted domain loss.
         entropy_weight: factor of the mean entropy of the target predictions.
         hidden: width of both discriminators' two hidden layers.
     """
+
+    setting = "partial"
 
     trains_on_confidence = True
     space = {"domain_weight": (0.1, 3.0, "log"), "entropy_weight": (0.01, 1.0, "log")}

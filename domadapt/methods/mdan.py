@@ -27,15 +27,18 @@ class MDAN(Method):
     worse it is classified and the more easily it is told from the target. A source domain without
     a sample in the batch counts for nothing there.
 
-    With one source domain it is `dann`. The weights follow the paper's equation 5; the authors'
-    code adds ``mu d_k`` there. It also takes ``mu = 0.01`` without a ramp; here the reversed
-    gradient grows with the run's progress, as in `dann`.
+    With one source domain it is `dann`. The weights follow the paper's bound, which a domain that
+    is easily told apart makes larger; the authors' code adds ``mu d_k`` instead of taking it away.
+    It also takes ``mu = 0.01`` without a ramp; here the reversed gradient grows with the run's
+    progress and mu is 1, as in `dann`.
 
     Args:
         domain_weight: factor of the domain losses, mu.
         gamma: how much the worst domain counts above the others; 0 weighs all alike.
         hidden: width of the two hidden layers of each discriminator.
     """
+
+    setting = "multi-source"
 
     space = {"domain_weight": (0.1, 3.0, "log"), "gamma": (1.0, 30.0, "log")}
 
