@@ -504,13 +504,17 @@ def report(
 @app.command("list")
 def list_(
     what: Annotated[Literal["methods", "models", "tasks"], typer.Argument()],
+    long: Annotated[
+        bool,
+        typer.Option("--long", help="Methods: paper, defaults, cost and measured accuracy too."),
+    ] = False,
     data_root: DataRoot = None,
 ) -> None:
     """List what can be chosen: methods, models or tasks."""
     from rich.console import Console
     from rich.table import Table
 
-    heads, rows = _listing(what, data_root)
+    heads, rows = _listing(what, data_root, long)
     if not sys.stdout.isatty():
         for row in (heads, *rows):
             print("\t".join(row))
@@ -521,14 +525,23 @@ def list_(
     Console().print(table)
 
 
-def _listing(what: str, root: Path | None) -> tuple[list[str], Iterable[tuple[str, ...]]]:
+def _listing(
+    what: str, root: Path | None, long: bool
+) -> tuple[list[str], Iterable[tuple[str, ...]]]:
     if what == "methods":
-        from domadapt.methods import method_class, method_names
+        from domadapt.methods import table
 
-        return ["method", "what it is", "needs"], [
-            (name, _first_line(method_class(name)), _needs(method_class(name)))
-            for name in method_names()
+        known = table.rows()
+        heads = ["method", "what it is", "setting", "needs"]
+        short = [(r.name, r.what, r.setting, r.needs) for r in known]
+        if not long:
+            return heads, short
+        heads += ["paper", "defaults", "cost of a step", "digits %"]
+        more = [
+            (f"{r.paper} {r.link}".strip(), r.defaults, table.cost_text(r), table.digits_text(r))
+            for r in known
         ]
+        return heads, [(*a, *b) for a, b in zip(short, more, strict=True)]
     if what == "models":
         from domadapt.backbones import backbone_names
 
@@ -575,21 +588,6 @@ def selftest(
         _say("\n".join(broken))
         raise typer.Exit(1)
     _say(f"{len(subjects)} method{'s' * (len(subjects) > 1)}: everything is kept.")
-
-
-def _first_line(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").splitlines()[0]
-
-
-def _needs(cls: Any) -> str:
-    needs = []
-    if not cls.needs_target:
-        needs.append("source only")
-    if cls.needs_strong:
-        needs.append("strong views")
-    if cls.needs_batchnorm:
-        needs.append("BatchNorm")
-    return ", ".join(needs)
 
 
 def _take_method_flags(argv: list[str]) -> list[str]:

@@ -30,6 +30,7 @@ class AdaBN(Method):
         passes: how often the target passes through the network.
     """
 
+    setting = "test-time"
     needs_source = False
     needs_batchnorm = True
     trains = False

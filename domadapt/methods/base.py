@@ -80,6 +80,9 @@ class Method(nn.Module):
 
     #: The registered name.
     name: str = ""
+    #: What it is made for: "closed set", "partial", "multi-source", "label shift", "open set",
+    #: "source-free" or "test-time".
+    setting: str = "closed set"
     #: What the Trainer must provide, or refuse. A method that needs no source is *source-free*: the
     #: network it is given is already trained on the source, and there is no source loss.
     needs_source: bool = True

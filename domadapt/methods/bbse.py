@@ -41,7 +41,6 @@ class BBSE(Method):
     """
 
     setting = "label shift"
-
     needs_source_val = True
     refreshes = 10
     space = {"shift_weight": (0.0, 1.0, "linear")}

@@ -36,7 +36,6 @@ class IWAN(Method):
     """
 
     setting = "partial"
-
     trains_on_confidence = True
     space = {"domain_weight": (0.1, 3.0, "log"), "entropy_weight": (0.01, 1.0, "log")}
 

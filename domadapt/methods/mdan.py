@@ -39,7 +39,6 @@ class MDAN(Method):
     """
 
     setting = "multi-source"
-
     space = {"domain_weight": (0.1, 3.0, "log"), "gamma": (1.0, 30.0, "log")}
 
     def __init__(

@@ -41,6 +41,7 @@ class NRC(Method):
         imbalance_weight: factor of the balance over the classes.
     """
 
+    setting = "source-free"
     needs_source = False
     refreshes = 1
     trains_on_confidence = True

@@ -41,6 +41,7 @@ class PADA(Method):
         hidden: width of the discriminator's two hidden layers.
     """
 
+    setting = "partial"
     trains_on_confidence = True
     refreshes = 10
     space = {"domain_weight": (0.1, 3.0, "log"), "entropy_weight": (0.01, 1.0, "log")}

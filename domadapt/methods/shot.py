@@ -35,6 +35,7 @@ class SHOT(Method):
         rounds: how many times over the run the labels are made.
     """
 
+    setting = "source-free"
     needs_source = False
     trains_on_confidence = True
     space = {"pseudo_weight": (0.03, 1.0, "log")}

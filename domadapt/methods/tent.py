@@ -31,6 +31,7 @@ class Tent(Method):
         passes: how often the target passes through the network.
     """
 
+    setting = "test-time"
     needs_source = False
     needs_batchnorm = True
     online = True
