@@ -430,13 +430,14 @@ def _measure(
             "target": confidence(test),
         },
         embedding=embedding(source_val, test, at_hand, seed) if look else None,
+        warnings=list(trained.warnings),
     )
     return _Measured(candidate, plan.compose(network.cpu()).eval(), predictions)
 
 
 def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> list[str]:
     """What a reader must not miss, from evidence that needs no target label."""
-    said = []
+    said = [f"{t.name}: {sentence}" for t in trained for sentence in t.warnings]
     before, after = measured[0].candidate.label_free, measured[-1].candidate.label_free
     name = trained[-1].name
     if len(measured) > 1:

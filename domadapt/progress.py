@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
+from rich.text import Text
 
 from domadapt.runs.candidate import Progress
 from domadapt.trainer import Log
@@ -45,7 +46,9 @@ class Lines:
         print(f"{name}{of} ...", file=self.file, flush=True)
 
     def log(self, point: Log) -> None:
-        """Print the losses, the rate and the time left where a tenth is done."""
+        """Print warnings at once, and losses, rate and time left where a tenth is done."""
+        for warning in point.warnings:
+            print(f"  {self.name} warning: {warning}", file=self.file, flush=True)
         done = point.step / point.steps
         if done + 1e-9 < self.next:
             return
@@ -85,8 +88,11 @@ class Rich:
             self.bars.update(self.current, total=total, completed=total, refresh=True)
 
     def log(self, point: Log) -> None:
-        """Move the bar and show the losses."""
+        """Move the bar and show the losses; warnings stay above the bars."""
         if self.current is not None:
+            name = str(self.bars.tasks[self.bars.task_ids.index(self.current)].description)
+            for warning in point.warnings:
+                self.bars.console.print(Text(f"{name} warning: {warning}", style="yellow"))
             said = f"{point.step}/{point.steps}  {_pace(point)}  {_losses(point)}"
             self.bars.update(self.current, completed=point.step, said=said)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from domadapt import checkpoint, ops
 from domadapt.batches import BatchStream, balancing_weights, batch_loader
 from domadapt.data.views import Views
+from domadapt.doctor import Doctor
 from domadapt.errors import DomadaptError
 from domadapt.inference import outputs_of
 from domadapt.methods import Method, SourceView, TargetView
@@ -33,13 +34,14 @@ from domadapt.training import Training
 #: How many times a run the pseudo-labels of class-balanced batches are renewed.
 BALANCES = 10
 
-#: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>".
+#: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>", and
+#: "doctor/<what>", NaN but at the points that follow an examination.
 History = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
 class Log:
-    """One point of the learning curves."""
+    """One point of the learning curves; `warnings` are what the doctor found since the last."""
 
     step: int
     steps: int
@@ -47,6 +49,7 @@ class Log:
     weights: dict[str, float]
     lr: float
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -199,6 +202,8 @@ class Trainer:
         self._saved = 0
         self.track = track
         self.accelerator = make_accelerator(training, track, track_folder)
+        #: Looks at the method about ten times a run, and changes nothing.
+        self.doctor = Doctor(method, self.steps, closer=self.accelerator.num_processes == 1)
         if self.accelerator.num_processes > 1 and method.single_process:
             raise DomadaptError(
                 f"{method.name} cannot run on {self.accelerator.num_processes} processes: "
@@ -292,6 +297,8 @@ class Trainer:
             for micro in range(training.accumulate):
                 last = micro == training.accumulate - 1
                 batch = self._place(next(batches))
+                if micro == 0 and self.doctor.due(step):
+                    self._examine(batch, bare)
                 if method.critic_steps and micro == 0:
                     self._train_critic(batch, bare)
                 climbed = self._climb(batch) if training.sam else []
@@ -334,6 +341,19 @@ class Trainer:
             raise self._diverged(f"the weights of {broken[0]}", self.step)
         network.eval()
         return network
+
+    def _examine(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+        """Let the doctor look at the method as it is before this step."""
+        accelerator = self.accelerator
+        self.doctor.examine(
+            batch,
+            self.step,
+            device=accelerator.device,
+            optimizer=optimizer,
+            source_loss=self.history.get("loss/source", ()),
+            autocast=accelerator.autocast(),
+            scale=1.0 if accelerator.scaler is None else accelerator.scaler.get_scale(),
+        )
 
     def _train_critic(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         """Steps of the method's own modules alone, on what the network says as it is."""
@@ -478,6 +498,7 @@ class Trainer:
         point = {"step": float(self.step), "seconds": seconds, "lr": lr}
         point |= {f"loss/{name}": value for name, value in losses.items()}
         point |= {f"weight/{name}": value for name, value in window.weights.items()}
+        point |= self.doctor.columns()
         if culprit is not None:
             raise self._diverged(f"the loss term {culprit!r}", self.step)
         known = len(self.history.get("step", []))
@@ -488,7 +509,8 @@ class Trainer:
         if self.track is not None:
             self.accelerator.log(point, step=self.step)
         if on_log is not None and self.accelerator.is_main_process:
-            on_log(Log(self.step, self.steps, losses, window.weights, lr, seconds))
+            news = self.doctor.news()
+            on_log(Log(self.step, self.steps, losses, window.weights, lr, seconds, news))
 
     def _diverged(self, what: str, step: int) -> DomadaptError:
         first = max(0, step - self.training.log_every)
@@ -524,6 +546,7 @@ class Trainer:
             "method": self.method.name,
             "step": self.step,
             "history": self.history,
+            "doctor": self.doctor.state(),
             "optimizer": plain,
             "scaler": None if scaler is None else scaler.state_dict(),
             "training": asdict(self.training),
@@ -559,6 +582,7 @@ class Trainer:
         if about["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(about["scaler"])
         self.history = about["history"]
+        self.doctor.restore(about["doctor"])
         self.step = self._saved = about["step"]
 
 

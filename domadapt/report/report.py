@@ -55,13 +55,14 @@ class Candidate:
         settings: the method's own arguments.
         history: equally long lists of what was logged: ``step``, ``lr``, ``loss/source``,
             ``loss/<term>`` (raw values), ``weight/<term>`` (what they were multiplied by),
-            ``seconds``. NaN where a term has no value at a step.
+            ``seconds``, ``doctor/<what>``. NaN where a term has no value at a step.
         seconds: how long its training took.
         label_free: scores that need no target label (`domadapt.selection.validators.label_free`).
         target: its `Scores` on the target test set as a dictionary; None without labels.
         shift: distance of the domains in its features (`domadapt.evaluation.domain_shift`).
         confidence: ``source_val`` and ``target``, each the shares of 20 equal parts of [0, 1].
         embedding: a map of its features.
+        warnings: what the doctor found while it was trained.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Candidate:
     shift: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, list[float]] = field(default_factory=dict)
     embedding: Embedding | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, repr=False)

@@ -38,7 +38,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """A candidate after training: the network that `Plan.task` is for, and how it came about."""
+    """A candidate after training: the network that `Plan.task` is for, and how it came about.
+
+    `warnings` are the doctor's findings, in words.
+    """
 
     name: str
     method: str
@@ -47,6 +50,7 @@ class Trained:
     history: History
     seconds: float
     trains_on_confidence: bool
+    warnings: tuple[str, ...] = ()
 
 
 def method_source_hash(spec: str) -> str:
@@ -142,6 +146,7 @@ def train_candidate(
             result["history"],
             result["seconds"],
             built.trains_on_confidence,
+            tuple(result["warnings"]),
         )
     trainer = Trainer(
         built,
@@ -163,6 +168,7 @@ def train_candidate(
             "method": method,
             "settings": dict(settings),
             "seconds": seconds,
+            "warnings": list(trainer.doctor.sentences),
             "history": trainer.history,
         }
         checkpoint.write_json(folder / RESULT, result)
@@ -176,4 +182,5 @@ def train_candidate(
         trainer.history,
         seconds,
         built.trains_on_confidence,
+        trainer.doctor.sentences,
     )
