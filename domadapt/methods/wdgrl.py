@@ -54,6 +54,7 @@ class WDGRL(Method):
         hidden: width of the critic's two hidden layers.
     """
 
+    needs_classes = False
     single_process = "its critic takes steps of its own, which processes do not share."
     space = {"wasserstein_weight": (0.01, 1.0, "log")}
 
@@ -61,7 +62,7 @@ class WDGRL(Method):
         self,
         network: Network,
         *,
-        wasserstein_weight: float = 1.0,
+        wasserstein_weight: float = 0.1,
         critic_steps: int = 5,
         penalty: float = 10.0,
         hidden: int = 256,
