@@ -24,7 +24,7 @@ class Term:
             the term has no discriminator, or no gradient at the features.
         reversal: the factor of the reversed gradient: 0 where none reaches the features, negative
             where it is not reversed; None where the term has no discriminator.
-        rescaled: largest relative change of the value when the features are scaled by 0.01 to 100;
+        rescaled: largest relative change of the value when the features are scaled by 1e-4 to 1e4;
             measured only where the gradient has vanished.
         growth: the value over that of half the batch; measured only where the term dominates.
     """

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from domadapt.doctor.evidence import Evidence, Term
+from domadapt.doctor.evidence import Evidence, Telling, Term
 from domadapt.doctor.measure import NOTHING
 
 #: Examinations that must agree before something is called a state rather than an accident.
@@ -67,7 +67,8 @@ def _steady(course: list[Term]) -> bool:
 
 
 def _vanished(term: Term, floor: float) -> bool:
-    return _silent(term, floor) and term.rescaled is not None and term.rescaled > 0.01
+    scales = term.attached and term.rescaled is not None and term.rescaled > 0.01
+    return scales and _silent(term, floor)
 
 
 def vanished_kernel(evidence: Evidence) -> Finding | None:
@@ -170,8 +171,11 @@ def not_reversed(evidence: Evidence) -> Finding | None:
     """An encoder that helps the discriminator, as where the gradient reversal is missing.
 
     The sign of a directional derivative (`measure._opposed`), not a matter of degree; so small a
-    change that rounding could have turned it does not count.
+    change that rounding could have turned it does not count. Where both domains have one label the
+    sign means nothing.
     """
+    if labelled_alike(evidence) is not None:
+        return None
     for name, course in _terms(evidence):
         recent = [t for t in course if t.rival is not None][-2:]
         if len(recent) == 2 and all(t.rival is not None and t.rival < -1e-5 for t in recent):
@@ -197,23 +201,28 @@ def labelled_alike(evidence: Evidence) -> Finding | None:
     """A discriminator whose training moves the logits of both domains the same way.
 
     With opposite labels all source logits go up and all target logits down, whatever their
-    weights; nine tenths on one side for both domains leave no doubt.
+    weights; nine tenths on one side, of both domains, at two examinations leave no doubt.
     """
-    for name, telling in evidence.now.tellings.items():
-        before = evidence.points[-2].tellings.get(name) if len(evidence.points) > 1 else None
-        both = [t for t in (before, telling) if t is not None]
-        if len(both) < 2:
-            continue
-        pulls = [(t.pull_s, t.pull_t) for t in both]
-        if all(s is not None and t is not None and s * t > 0.64 for s, t in pulls):
-            return Finding(
-                "labelled_alike",
-                f"The discriminator {name!r} is trained to give source and target the same answer: "
-                "both domains have one label, and it cannot tell them apart. Give the source label "
-                "1 and the target label 0.",
-                {"pull_s": telling.pull_s or 0.0, "pull_t": telling.pull_t or 0.0},
-            )
+    for before, point in itertools.pairwise(evidence.points):
+        for name, telling in point.tellings.items():
+            earlier = before.tellings.get(name)
+            if earlier is not None and _alike(earlier) and _alike(telling):
+                return Finding(
+                    "labelled_alike",
+                    f"The discriminator {name!r} is trained to give source and target the same "
+                    "answer: both domains have one label, and it cannot tell them apart. Give the "
+                    "source label 1 and the target label 0.",
+                    {"pull_s": telling.pull_s or 0.0, "pull_t": telling.pull_t or 0.0},
+                )
     return None
+
+
+def _alike(telling: Telling) -> bool:
+    return (
+        telling.pull_s is not None
+        and telling.pull_t is not None
+        and telling.pull_s * telling.pull_t > 0.64
+    )
 
 
 def full_weight_at_once(evidence: Evidence) -> Finding | None:
@@ -256,7 +265,8 @@ def dominating(evidence: Evidence) -> Finding | None:
         ratios = [t.encoder / evidence.source for t in course[-ENOUGH:]]
         if len(ratios) < ENOUGH or not all(r > DOMINATING for r in ratios):
             continue
-        growth = course[-1].growth
+        # The first one found: later the features may have shrunk under the term's own weight.
+        growth = next((t.growth for t in course if t.growth is not None), None)
         grows = growth is not None and growth > 1.5
         why = (
             f"It is {growth:.1f} times as large on a batch as on half of it: divide it by the "
@@ -388,7 +398,7 @@ def batchnorm_apart(evidence: Evidence) -> Finding | None:
 
 
 def rate_too_high(evidence: Evidence) -> Finding | None:
-    """A source loss that explodes, stays above that of guessing, or bounces about it.
+    """A source loss that explodes, stays at that of guessing or above, or bounces about it.
 
     The yardstick is ``log(classes)``, the loss of a network that knows nothing, or the loss at the
     start of the run where that is higher. A loss that rises below it need not be wrong: adaptation
@@ -411,14 +421,23 @@ def rate_too_high(evidence: Evidence) -> Finding | None:
             f"is near. {advice}",
             numbers,
         )
-    if min(recent) > RISEN * max(start, guess):
+    if min(recent) > RISEN * max(start, guess) or min(recent) > 2 * guess:
         return Finding(
             "rate_too_high",
-            f"The source loss has risen from {start:.3g} to {level:.3g}, above that of guessing "
+            f"The source loss began at {start:.3g} and is {level:.3g}, above that of guessing "
             f"({guess:.3g}): training goes the wrong way. {advice}",
             numbers,
         )
     window = curve[-8:]
+    late = len(window) == 8 and evidence.now.progress > 0.45 and evidence.now.step >= 50
+    if late and min(window) > guess and level > 0.95 * sum(window[:3]) / 3:
+        return Finding(
+            "rate_too_high",
+            f"The source loss is {level:.3g}, still that of guessing ({guess:.3g}), and does not "
+            f"fall: nothing is learnt. Change the learning rate (now {evidence.lr:.2g}), which is "
+            "more often too high than too low.",
+            numbers,
+        )
     jumps = sum(
         max(a, b) > 2 * min(a, b) and max(a, b) > guess for a, b in itertools.pairwise(window)
     )
@@ -430,6 +449,26 @@ def rate_too_high(evidence: Evidence) -> Finding | None:
             numbers | {"jumps": float(jumps)},
         )
     return None
+
+
+def alignment(accuracy: float, a_distance: float) -> str:
+    """What a discriminator's last accuracy says beside the proxy A-distance of the features.
+
+    The distance (0 to 2) is that of a classifier trained afterwards, on features that hold still;
+    1 is an accuracy of 0.75.
+    """
+    told = f"its discriminator ended with an accuracy of {accuracy:.2f}"
+    fresh = f"the proxy A-distance is {a_distance:.2f}"
+    if accuracy < 0.6 and a_distance > 1:
+        return (
+            f"{told}, which is near chance, but {fresh} of 2: a fresh classifier still tells the "
+            "domains apart, so the discriminator was outrun rather than the features aligned."
+        )
+    if accuracy > 0.9 and a_distance > 1:
+        return f"{told}, and {fresh} of 2: the domains can still be told apart."
+    if a_distance <= 1:
+        return f"{told}, and {fresh} of 2: the domains' features have come near to each other."
+    return f"{told}, and {fresh} of 2."
 
 
 #: All of them; the more particular stand before the more general.

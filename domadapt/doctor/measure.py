@@ -366,7 +366,9 @@ def _opposed(
         own.append(losses)
     # A step down the term minus a step up, halved.
     rise, worse = 0.5 * (said[0] - said[1]), 0.5 * (own[0] - own[1])
-    reversal = None if rise == 0 else e * length**2 / rise
+    # Where only one domain learns (inverted labels) it is another loss, not a reversed gradient.
+    both = all(any(f"_{d}" in k and bool(g.any()) for k, g in moves.items()) for d in "st")
+    reversal = e * length**2 / rise if both and rise != 0 else None
     middle = 0.5 * (own[0] + own[1])
     return replace(term, reversal=reversal, rival=worse / middle if middle > 0 else None)
 
@@ -388,7 +390,7 @@ def _rescaled(method: Method, name: str, out: BatchOutputs, batch: Batch) -> flo
         if before is None:
             return None
         largest = 0.0
-        for factor in (0.01, 0.1, 10.0, 100.0):
+        for factor in (1e-4, 1e-2, 0.1, 10.0, 1e2, 1e4):
             scaled = {k: factor * v if k.startswith("z") else v for k, v in parts.items()}
             value = _value(method, name, replace(out, **scaled), batch)
             if value is not None:

@@ -195,6 +195,55 @@ def learning_curve(candidates: Sequence[Candidate], term: str) -> Figure:
     return figure
 
 
+def diagnosis_curve(
+    candidates: Sequence[Candidate],
+    keys: Sequence[str],
+    title: str,
+    top: float | None = None,
+    level: tuple[float, str] | None = None,
+) -> Figure:
+    """What the doctor measured over the steps, a line per candidate and key, a dot per point.
+
+    Args:
+        candidates: those to draw, where they have a key.
+        keys: of their histories; a second key of one candidate is dashed.
+        title: of the panel.
+        top: upper end of the axis.
+        level: a value to compare with, and what it is called.
+    """
+    figure = _figure(*PANEL)
+    ax = figure.subplots()
+    handles = []
+    for c in candidates:
+        mine = [k for k in keys if any(math.isfinite(v) for v in c.history.get(k, []))]
+        colour = colour_of(c, candidates)
+        for i, key in enumerate(mine):
+            steps, values = np.array(c.history["step"]), np.array(c.history[key])
+            known = np.isfinite(values)
+            style = ("-", "--", ":")[i % 3]
+            ax.plot(
+                steps[known],
+                values[known],
+                color=colour,
+                linestyle=style,
+                linewidth=1.6,
+                marker="o",
+                markersize=3.5,
+            )
+            name = c.name if len(mine) == 1 else f"{c.name} {i + 1}"
+            handles.append(
+                Line2D([], [], color=colour, linestyle=style, linewidth=2, label=plain(name))
+            )
+    if level is not None:
+        ax.axhline(level[0], color=INK, linewidth=0.9, linestyle=":", alpha=0.6)
+        handles.append(Line2D([], [], color=INK, alpha=0.6, linestyle=":", label=plain(level[1])))
+    _dress(ax, plain(title, 40))
+    ax.margins(x=0.02)
+    ax.set(ylim=(0, top), xlabel="step")
+    _legend(figure, handles, 3, loc="outside lower left")
+    return figure
+
+
 def learning_curves(candidates: Sequence[Candidate]) -> Figure:
     """Every loss term in a panel of its own."""
     terms = loss_terms(candidates)

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from domadapt.doctor.findings import alignment
 from domadapt.report import figures
 from domadapt.report.report import BASELINE, Candidate, Report
 
@@ -159,6 +160,51 @@ def _curves(report: Report, draw: _Drawer) -> list[Markup]:
     return drawn
 
 
+def _latest(candidate: Candidate, key: str) -> float | None:
+    known = [v for v in candidate.history.get(key, []) if math.isfinite(v)]
+    return known[-1] if known else None
+
+
+_ACCURACY = "doctor/discriminator_accuracy/"
+
+
+def _diagnosis(report: Report, draw: _Drawer) -> list[Markup]:
+    """What the doctor measured, a panel for each thing that any candidate has."""
+    k = len(report.task["class_names"])
+    found = report.candidates
+    judged = list(dict.fromkeys(n for c in found for n in c.history if n.startswith(_ACCURACY)))
+    panels: tuple[tuple[list[str], str, float | None, tuple[float, str] | None], ...] = (
+        (["doctor/adaptation_share"], "adaptation's share of the gradient", 1.02, None),
+        (judged, "discriminator's accuracy", 1.02, (0.5, "chance")),
+        (["doctor/effective_classes"], "effective classes, target", 1.05 * k, (k, "all classes")),
+        (["doctor/batchnorm_gap"], "domains apart at BatchNorm", None, None),
+    )
+    drawn = []
+    for keys, title, top, level in panels:
+        said = [
+            f"{c.name} {value:.3g} at the last examination"
+            for c in found
+            for key in keys
+            if (value := _latest(c, key)) is not None
+        ]
+        if said:
+            figure = figures.diagnosis_curve(found, keys, title, top, level)
+            drawn.append(draw(figure, f"Diagnosis, {title}: {'; '.join(said)}."))
+    return drawn
+
+
+def _alignments(candidates: Sequence[Candidate]) -> list[str]:
+    """The discriminators' last accuracies beside the distance that a fresh classifier finds."""
+    lines = []
+    for c in candidates:
+        found = [_latest(c, key) for key in c.history if key.startswith(_ACCURACY)]
+        known = [v for v in found if v is not None]
+        if known and "proxy_a_distance" in c.shift:
+            line = alignment(sum(known) / len(known), c.shift["proxy_a_distance"])
+            lines.append(f"{c.name}: {line}")
+    return lines
+
+
 def _weights(candidates: Sequence[Candidate]) -> list[str]:
     """How the weight of each adaptation term went over the steps."""
     lines = []
@@ -303,6 +349,9 @@ def render(report: Report) -> str:
         tiles=_tiles(shown or [chosen], len(names)),
         curves=_curves(report, draw),
         weights=_weights(report.candidates),
+        diagnosis=_diagnosis(report, draw),
+        alignments=_alignments(report.candidates),
+        findings=sum(len(c.warnings) for c in report.candidates),
         maps=_maps(report, draw, shown),
         per_class=_per_class(before, main, names, draw),
         # Two large matrices side by side would be too small to read.
