@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from domadapt.data import load as load
     from domadapt.data import load_task as load_task
     from domadapt.errors import DomadaptError as DomadaptError
+    from domadapt.estimator import DomainAdaptationClassifier as DomainAdaptationClassifier
     from domadapt.methods import Method as Method
     from domadapt.methods import register as register
     from domadapt.network import Network as Network
@@ -36,6 +37,7 @@ _HOME = {
     "Domain": "task",
     "Task": "task",
     "DomadaptError": "errors",
+    "DomainAdaptationClassifier": "estimator",
     "Method": "methods",
     "register": "methods",
     "Network": "network",
