@@ -28,13 +28,44 @@ class Normalize(nn.Module):
         return (x - mean.view(shape)) / std.view(shape)
 
 
+class Rescale(nn.Module):
+    """``mean + std * v``: standardised values ``(n, k)`` in the units of the labels.
+
+    The last module of the head of a regression, kept with the weights so that an export has it.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.detach().clone().float())
+        self.register_buffer("std", std.detach().clone().float())
+
+    def forward(self, v: Tensor) -> Tensor:
+        """`v` ``(n, k)`` in the units of the labels, in float32 at least."""
+        return self.get_buffer("mean") + self.get_buffer("std") * v
+
+
+def in_units(head: nn.Linear, mean: Tensor, std: Tensor) -> nn.Sequential:
+    """A trained linear head of a regression with its units in a module of their own.
+
+    It gives the same values, up to rounding; its linear layer gives standardised ones.
+    """
+    layer = copy.deepcopy(head)
+    with torch.no_grad():
+        layer.weight.div_(std[:, None])
+        if layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(len(std)))
+        layer.bias.sub_(mean).div_(std)
+    return nn.Sequential(layer, Rescale(mean, std))
+
+
 class Network(nn.Module):
     """A feature extractor and a classifier: ``logits = head(bottleneck(backbone(normalize(x))))``.
 
     Args:
         backbone: any module that maps a batch of inputs to features ``(n, d)``; feature maps
             ``(n, d, h, w)`` are averaged over their positions.
-        head: maps features ``(n, d')`` to logits ``(n, classes)``.
+        head: maps features ``(n, d')`` to logits ``(n, classes)``, or, of a regression, to values
+            ``(n, k)``; its last module is then a `Rescale`.
         bottleneck: an optional module between the two; the methods align what it returns.
         normalize: an optional first module, usually `Normalize`.
         transferable: the backbone's layers in order, by name; see `blocks`.
@@ -72,6 +103,14 @@ class Network(nn.Module):
     def n_classes(self) -> int:
         """The number of logits: that of the last linear layer of the head."""
         return _last_linear(self.head).out_features
+
+    @property
+    def spread(self) -> Tensor | None:
+        """The scale ``(k,)`` of the values of a regression; None where the outputs are logits."""
+        for module in self.head.modules():
+            if isinstance(module, Rescale):
+                return module.get_buffer("std")
+        return None
 
     @property
     def n_features(self) -> int:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from domadapt.errors import DomadaptError
+from domadapt.regression import check_spread, known, strata, value_array
 
 Kind = Literal["image", "vector", "series", "text"]
 #: What a `Samples` returns for a list of indices: one tensor ``(n, ...)``; a list of ``n`` tensors
@@ -52,7 +53,10 @@ class Domain:
             a photograph may be mirrored, a digit may not. None takes the kind's default.
         ids: one name per sample, such as its file, for the table of predictions.
         class_names: the classes in order, where the data declare them; otherwise those found,
-            numbers in numeric order and words in alphabetical order.
+            numbers in numeric order and words in alphabetical order. Where there are `values`:
+            what is measured, one name per column.
+        values: measurements ``(n, k)`` in place of labels, for a regression; a row with a NaN is a
+            sample without label.
         notes: what a reader of the report should know, such as files that were skipped.
     """
 
@@ -65,8 +69,15 @@ class Domain:
     ids: Sequence[str] | None = None
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    values: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        if self.values is not None:
+            if self.labels is not None:
+                raise DomadaptError(
+                    f"Domain {self.name!r} has both labels and values; give one of the two."
+                )
+            object.__setattr__(self, "values", value_array(self.values, self.name))
         for what in ("labels", "groups"):
             value = getattr(self, what)
             if value is not None and not isinstance(value, np.ndarray):
@@ -74,7 +85,7 @@ class Domain:
         n = len(self.samples)
         if n == 0:
             raise DomadaptError(f"Domain {self.name!r} holds no sample; give at least one.")
-        for what in ("labels", "groups", "ids"):
+        for what in ("labels", "values", "groups", "ids"):
             value = getattr(self, what)
             if value is not None and len(value) != n:
                 raise DomadaptError(
@@ -87,12 +98,12 @@ class Domain:
 
     def __repr__(self) -> str:
         # Not the labels: a target's have no place in a log.
-        of = "unlabelled" if self.labels is None else "labelled"
+        of = "unlabelled" if self.labels is None and self.values is None else "labelled"
         return f"Domain({self.name}, {self.kind}, {len(self)} samples, {of})"
 
     def unlabelled(self) -> Domain:
         """The same samples without their labels."""
-        return dataclasses.replace(self, labels=None, class_names=None)
+        return dataclasses.replace(self, labels=None, values=None, class_names=None)
 
 
 class Pool:
@@ -124,7 +135,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Split:
-    """Part of a task's samples. ``y`` holds class ids and is None for everything of the target."""
+    """Part of a task's samples; ``y`` is None for everything of the target.
+
+    ``y`` holds class ids ``(n,)``, or, of a regression, float32 values ``(n, k)``.
+    """
 
     name: str
     domain: Domain
@@ -153,7 +167,8 @@ class Batch:
     the method did not ask for is None.
 
     Attributes:
-        x_s: source inputs. y_s: their class ids ``(n_s,)``. x_t: target inputs.
+        x_s: source inputs. y_s: their class ids ``(n_s,)``, or, of a regression, float32 values
+            ``(n_s, k)``. x_t: target inputs.
         progress: step / total steps, in [0, 1).
         x_s_strong, x_t_strong: strongly augmented views of the same samples.
         index_s, index_t: positions within ``source_train`` and ``target_train``.
@@ -277,7 +292,10 @@ def _share_samples(few: Domain, many: Domain) -> bool:
 def _hold_out(
     n: int, fraction: float, rng: np.random.Generator, y: np.ndarray | None, groups: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Divide ``0..n-1`` into (kept, held out); whole groups, else the same share of each class."""
+    """Divide ``0..n-1`` into (kept, held out); whole groups, else the same share of each class.
+
+    Of values the same share of each tenth of them.
+    """
     if groups is not None:
         names, member = np.unique([str(g) for g in groups], return_inverse=True)
         if len(names) < 2:
@@ -290,10 +308,10 @@ def _hold_out(
         held = order[: max(1, min(int((size <= fraction * n).sum()), len(names) - 1))]
         out = np.isin(member, held)
         return np.flatnonzero(~out), np.flatnonzero(out)
-    strata = np.zeros(n, dtype=np.int64) if y is None else y
+    stratum = np.zeros(n, dtype=np.int64) if y is None else strata(y)
     held_out = []
-    for c in np.unique(strata):
-        where = rng.permutation(np.flatnonzero(strata == c))
+    for c in np.unique(stratum):
+        where = rng.permutation(np.flatnonzero(stratum == c))
         # A class of one sample stays whole in what is kept: it can be learnt but not validated.
         held_out.append(where[: min(round(fraction * len(where)), len(where) - 1)])
     out_index = np.sort(np.concatenate(held_out))
@@ -322,6 +340,11 @@ class Task:
             such (semi-supervised adaptation). They must not be among those that are scored.
         class_names: only of a task without source (``source=None``): the classes of the trained
             model, in the order of its outputs. ``source_train`` and ``source_val`` are then empty.
+        regression: only of a task without source: its outputs are measurements, and `class_names`
+            name these.
+
+    A source with `Domain.values` makes a *regression*: ``class_names`` then are the names of what
+    is measured, one per output of the network.
     """
 
     def __init__(
@@ -336,6 +359,7 @@ class Task:
         val_fraction: float = 0.2,
         extra_classes: Literal["error", "unscored"] = "error",
         split_seed: int = 0,
+        regression: bool = False,
     ) -> None:
         sources = (source,) if isinstance(source, Domain) else tuple(source or ())
         if (source is None) != (class_names is not None):
@@ -358,6 +382,8 @@ class Task:
             raise DomadaptError(
                 f"Source and target must be of one kind of data; got {', '.join(sorted(kinds))}."
             )
+        #: Whether labels are measurements.
+        self.regression = self._labels_alike(sources, (target, test, *more), regression)
         first = sources[0] if sources else target
         self.kind: Kind = first.kind
         self.augment = first.augment
@@ -397,23 +423,29 @@ class Task:
         self, sources: Sequence[Domain], val_fraction: float, split_seed: int
     ) -> None:
         """Set the classes and the labelled splits."""
-        labels = self._source_labels(sources)
-        self.class_names = self._classes(sources, labels)
-        number = {c: i for i, c in enumerate(self.class_names)}
-        y = np.array([number[c] for c in labels])
+        if self.regression:
+            self.class_names, y = self._source_values(sources)
+        else:
+            labels = self._source_labels(sources)
+            self.class_names = self._classes(sources, labels)
+            number = {c: i for i, c in enumerate(self.class_names)}
+            y = np.array([number[c] for c in labels])
         pooled = sources[0] if len(sources) == 1 else self._pool(sources)
         rng = np.random.default_rng(split_seed)
         train, val = _hold_out(len(pooled), val_fraction, rng, y, pooled.groups)
-        if len(val) == 0 and len(self.class_names) > len(pooled) // 2:
+        measured = self.regression
+        if len(val) == 0 and not measured and len(self.class_names) > len(pooled) // 2:
             raise DomadaptError(
                 f"The source {pooled.name!r} has {len(self.class_names)} different labels in "
                 f"{len(pooled)} samples: they look like measurements, and labels must be classes. "
-                "Give classes, several samples of each."
+                "Give classes, several samples of each; or say that they are measurements "
+                "(--task-type regression, in Python from_arrays(x, y, regression=True))."
             )
         if len(val) == 0:
             raise DomadaptError(
                 f"The source {pooled.name!r} has {len(pooled)} samples, too few to keep "
-                f"{val_fraction:.0%} of each class for validation; give more samples per class."
+                f"{val_fraction:.0%} {'' if self.regression else 'of each class '}for validation; "
+                f"give more samples{'' if self.regression else ' per class'}."
             )
         which = np.repeat(np.arange(len(sources)), [len(d) for d in sources])
 
@@ -423,6 +455,9 @@ class Task:
 
         self.source_train = labelled("source_train", train)
         self.source_val = labelled("source_val", val)
+        if measured:
+            check_spread(y[train], self.class_names, pooled.name)
+            return
         absent = sorted(set(self.class_names) - {self.class_names[i] for i in y[train]})
         if absent:
             raise DomadaptError(
@@ -432,8 +467,8 @@ class Task:
 
     def _labelled_target(self, domain: Domain, test: Domain) -> Split:
         """The declared labelled target samples; refuses those that are scored as well."""
-        y = label_ids(domain, self.class_names, "error")
-        if y is None or (y < 0).any():
+        y = domain.values if self.regression else label_ids(domain, self.class_names, "error")
+        if y is None or not known(y).all():
             raise DomadaptError(
                 f"Every sample of target_labelled needs a label; {domain.name!r} has some without. "
                 "Drop them: without label they belong to the target."
@@ -448,8 +483,19 @@ class Task:
 
     @property
     def n_classes(self) -> int:
-        """The number of classes of the source."""
+        """The number of classes of the source; in a regression that of the outputs."""
         return len(self.class_names)
+
+    def units(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``(k,)`` of a regression's source; 0 and 1 without one."""
+        y = self.source_train.y
+        if y is None or len(y) == 0:
+            return torch.zeros(self.n_classes), torch.ones(self.n_classes)
+        return y.double().mean(0).float(), y.double().std(0, correction=0).float()
+
+    @property
+    def _counted(self) -> str:
+        return ("output" if self.n_classes == 1 else "outputs") if self.regression else "classes"
 
     @property
     def source_free(self) -> bool:
@@ -469,7 +515,7 @@ class Task:
     def __repr__(self) -> str:
         how = "transductive" if self.transductive else "inductive"
         return (
-            f"Task({self.name}, {how}, {self.n_classes} classes, "
+            f"Task({self.name}, {how}, {self.n_classes} {self._counted}, "
             f"source {len(self.source_train)}+{len(self.source_val)}, "
             f"target {len(self.target_train)}, test {len(self.target_test)})"
         )
@@ -510,7 +556,7 @@ class Task:
         if labels is None:
             raise DomadaptError(f"The target {target.name!r} has no labels: there is no oracle.")
         rng = np.random.default_rng(seed)
-        seen = np.flatnonzero(labels >= 0)
+        seen = np.flatnonzero(known(labels))
         groups = None if target.groups is None else target.groups[seen]
         train, val = _hold_out(
             len(seen), 0.4 if self.transductive else 0.2, rng, labels[seen], groups
@@ -528,7 +574,7 @@ class Task:
             kept = self.__test_labels
             if kept is None:
                 raise DomadaptError(f"The test set {test.name!r} has no labels.")
-            test_index, test_labels = np.flatnonzero(kept >= 0), kept
+            test_index, test_labels = np.flatnonzero(known(kept)), kept
         return Oracle(
             split("target_train", inputs, labels, train),
             split("target_val", inputs, labels, val),
@@ -536,7 +582,10 @@ class Task:
         )
 
     def _labels_for_evaluate(self) -> np.ndarray | None:
-        """Class ids of ``target_test`` (-1: not scored). For `domadapt.evaluation` alone."""
+        """Class ids of ``target_test`` (-1: not scored), or values ``(n, k)``.
+
+        For `domadapt.evaluation` alone.
+        """
         return self.__test_labels
 
     def fingerprint(self) -> str:
@@ -571,6 +620,58 @@ class Task:
                     f"Source and target must have the same features: a sample of "
                     f"{domains[0].name!r} has shape {shapes[0]}, one of {d.name!r} {shape}."
                 )
+
+    @staticmethod
+    def _labels_alike(
+        sources: Sequence[Domain], others: Sequence[Domain], regression: bool
+    ) -> bool:
+        """Whether labels are measurements; refuses classes here and measurements there."""
+        if regression and any(d.values is None for d in sources):
+            raise DomadaptError(
+                "The source of a regression must have values: from_arrays(x, y, regression=True), "
+                "or Domain(..., values=y)."
+            )
+        measured = regression or any(d.values is not None for d in sources)
+        for d in (*sources, *others):
+            if (d.labels if measured else d.values) is not None:
+                raise DomadaptError(
+                    "The labels of all domains must be classes, or of all measurements (regression="
+                    f"True in from_arrays, from_table and load); those of {d.name!r} are "
+                    f"{'classes' if measured else 'measurements'}, and the task is a "
+                    f"{'regression' if measured else 'classification'}."
+                )
+        return measured
+
+    @staticmethod
+    def _source_values(sources: Sequence[Domain]) -> tuple[tuple[str, ...], np.ndarray]:
+        """The names of the outputs, and the values of all sources."""
+        y: list[np.ndarray] = []
+        for d in sources:
+            if d.values is None:
+                raise DomadaptError(
+                    f"The source must be labelled; {d.name!r} has no values. Give a label column "
+                    "(--label-column) or an array y."
+                )
+            missing = np.flatnonzero(~known(d.values))
+            if len(missing):
+                raise DomadaptError(
+                    f"Every source sample needs a value; sample {missing[0]} of {d.name!r} has "
+                    "none. Drop it or fill it in."
+                )
+            y.append(d.values)
+        widths = {v.shape[1] for v in y}
+        if len(widths) > 1:
+            raise DomadaptError(
+                f"All sources must have as many outputs; got {', '.join(map(str, sorted(widths)))}."
+            )
+        k = widths.pop()
+        numbered = tuple(f"value {i + 1}" for i in range(k)) if k > 1 else ("value",)
+        names = sources[0].class_names or numbered
+        if len(names) != k:
+            raise DomadaptError(
+                f"class_names must name each of the {k} outputs; got {len(names)} names."
+            )
+        return tuple(names), np.concatenate(y)
 
     @staticmethod
     def _source_labels(sources: Sequence[Domain]) -> list[str]:
@@ -632,5 +733,14 @@ class Task:
     def _target_labels(
         self, domain: Domain, number: Mapping[str, int], extra: str
     ) -> np.ndarray | None:
-        ids = label_ids(domain, tuple(number), extra)
-        return ids if ids is not None and (ids >= 0).any() else None
+        if self.regression:
+            ids = domain.values
+            if ids is not None and ids.shape[1] != self.n_classes:
+                raise DomadaptError(
+                    f"The target must be measured as the source is: {self.n_classes} "
+                    f"{self._counted} ({', '.join(self.class_names)}); {domain.name!r} has "
+                    f"{ids.shape[1]}."
+                )
+        else:
+            ids = label_ids(domain, tuple(number), extra)
+        return ids if ids is not None and known(ids).any() else None

@@ -33,6 +33,7 @@ class AdaBN(Method):
     setting = "test-time"
     needs_source = False
     needs_batchnorm = True
+    needs_classes = False
     trains = False
     online = True
     single_process = "the statistics would be those of the samples that one process has seen."

@@ -39,6 +39,7 @@ class ADDA(Method):
         hidden: width of the discriminator's two hidden layers.
     """
 
+    needs_classes = False
     no_neutral = "After `start` the source loss trains nothing, whatever else is minimised."
     space = {"start": (0.2, 0.8, "linear")}
 

@@ -34,6 +34,7 @@ class AFN(Method):
         step: how much longer than it is each feature is to be.
     """
 
+    needs_classes = False
     space = {"norm_weight": (0.005, 0.5, "log"), "step": (0.1, 10.0, "log")}
 
     def __init__(self, network: Network, *, norm_weight: float = 0.05, step: float = 1.0) -> None:

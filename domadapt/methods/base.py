@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from domadapt import ops
 from domadapt.errors import DomadaptError
+from domadapt.losses.regression import squared_error
 from domadapt.network import Network
 from domadapt.task import Batch, Inputs
 
@@ -21,6 +22,8 @@ M = TypeVar("M", bound=nn.Module)
 @dataclass(frozen=True)
 class BatchOutputs:
     """What the network says of a batch: features ``z (n, d)`` and logits ``(n, classes)``.
+
+    In a regression the logits are predicted values ``(n, k)``, in the units of the labels.
 
     A part that was not computed (a method that needs no target, no strong view) is None; read it
     only where the method declared the need.
@@ -89,6 +92,8 @@ class Method(nn.Module):
     needs_target: bool = True
     needs_strong: bool = False
     needs_batchnorm: bool = False
+    #: Whether it reads class probabilities or class labels, and so cannot adapt a regression.
+    needs_classes: bool = True
     #: Whether `refresh` is told of the source's validation split as well.
     needs_source_val: bool = False
     #: Whether anything is minimised; if not, batches only pass through the network.
@@ -127,8 +132,8 @@ class Method(nn.Module):
     # To override, seldom ----------------------------------------------------------------------
 
     def source_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
-        """Cross-entropy of the source logits."""
-        return cross_entropy(out.logits_s, labels(batch))
+        """Cross-entropy of the source logits; of measurements, see `label_loss`."""
+        return self.label_loss(out.logits_s, labels(batch))
 
     def setup(self, n_source: int, n_target: int) -> None:
         """Make the buffers whose size depends on the data (memory banks, pseudo-labels)."""
@@ -182,7 +187,7 @@ class Method(nn.Module):
                 # A method with a forward pass of its own has not passed them through the network.
                 with ops.kept_statistics(self.network):
                     logits = self.network(batch.x_l)
-            terms["labelled"] = cross_entropy(logits, batch.y_l)
+            terms["labelled"] = self.label_loss(logits, batch.y_l)
             weights["labelled"] = 1.0
         for name, value in self.terms(out, batch).items():
             terms[name] = value
@@ -196,6 +201,14 @@ class Method(nn.Module):
                 raise DomadaptError(f"The method {self.name!r} returned no term to minimise.")
             total = torch.zeros(())
         return Losses(total, terms, weights)
+
+    def label_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy with class ids; with measurements ``(n, k)``, which are floating, the mean
+        squared error in standard deviations of the source's.
+        """
+        if y.is_floating_point():
+            return squared_error(logits, y, self.network.spread)
+        return cross_entropy(logits, y)
 
     def weight(self, term: str, progress: float) -> float:
         """The weight of a term at this progress: its argument times its ramp."""

@@ -32,6 +32,7 @@ class BSP(Method):
         k: how many of each domain's singular values count.
     """
 
+    needs_classes = False
     space = {"spectral_weight": (1e-6, 1e-2, "log"), "k": [1, 2, 4]}
 
     def __init__(self, network: Network, *, spectral_weight: float = 2e-4, k: int = 1) -> None:

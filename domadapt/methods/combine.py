@@ -46,6 +46,7 @@ class Combination(Method):
         self.name = "+".join(parts)
         self.needs_strong = any(m.needs_strong for m in several)
         self.needs_batchnorm = any(m.needs_batchnorm for m in several)
+        self.needs_classes = any(m.needs_classes for m in several)
         self.needs_source_val = any(m.needs_source_val for m in several)
         self.critics = [m for m in several if m.critic_steps]
         self.critic_steps = max(m.critic_steps for m in several)
@@ -69,7 +70,7 @@ class Combination(Method):
         return self.loss_of.outputs(batch)
 
     def source_loss(self, out: BatchOutputs, batch: Batch) -> Tensor:
-        """That of the part which defines one, else cross-entropy."""
+        """That of the part which defines one, else the usual one."""
         part = self.loss_of
         return super().source_loss(out, batch) if part is None else part.source_loss(out, batch)
 

@@ -28,6 +28,7 @@ class DAN(Method):
         layers: what is aligned: "features", or "both" features and logits.
     """
 
+    needs_classes = False
     space = {"mmd_weight": (0.1, 10.0, "log")}
 
     def __init__(

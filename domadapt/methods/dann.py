@@ -25,6 +25,7 @@ class DANN(Method):
         hidden: width of the discriminator's two hidden layers.
     """
 
+    needs_classes = False
     space = {"domain_weight": (0.1, 3.0, "log")}
 
     def __init__(self, network: Network, *, domain_weight: float = 1.0, hidden: int = 256) -> None:

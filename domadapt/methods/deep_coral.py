@@ -23,6 +23,7 @@ class DeepCORAL(Method):
             source loss are of like size at the end of training.
     """
 
+    needs_classes = False
     space = {"coral_weight": (1.0, 1000.0, "log")}
 
     def __init__(self, network: Network, *, coral_weight: float = 100.0) -> None:

@@ -37,6 +37,7 @@ class SWD(Method):
         projections: number of random lines, new ones in each step.
     """
 
+    needs_classes = False
     space = {"swd_weight": (0.1, 10.0, "log")}
 
     def __init__(
