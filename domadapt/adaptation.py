@@ -234,7 +234,8 @@ def check(
     plan = make_plan(task, _spec(model, **{**spec, "freeze": False}))
     kind = "frozen" if spec.get("freeze") else plan.kind
     how = training_for(kind, {**(training or {}), "seed": seed})
-    network = _check_method(plan, method, settings, how)
+    # A frozen backbone's features are not there yet for a closed-form method to be fitted on.
+    network = _check_method(plan, method, settings, how, fitted=not spec.get("freeze"))
     parameters = sum(p.numel() for p in network.parameters())
     lines = [
         f"Task       {task!r}",
@@ -310,13 +311,17 @@ def _settings(method: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _check_method(
-    plan: Plan, method: str, settings: Mapping[str, Any] | None, how: Training
+    plan: Plan,
+    method: str,
+    settings: Mapping[str, Any] | None,
+    how: Training,
+    fitted: bool = True,
 ) -> Network:
     """Refuse settings and needs that cannot be met; returns a network as it would be trained."""
     built = build_method(method, plan.make_network(how.seed), settings)
     check_source(plan, built.name, built.needs_source, started=True)
     network = copy.deepcopy(built.network)
-    Trainer(built, plan.task, plan.views, how).rehearse()
+    Trainer(built, plan.task, plan.views, how).rehearse(fitted)
     return network
 
 

@@ -19,7 +19,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from domadapt import checkpoint, ops
+from domadapt import checkpoint, ops, rows
 from domadapt.batches import BatchStream, balancing_weights, batch_loader
 from domadapt.data.views import Views
 from domadapt.doctor import Doctor
@@ -198,6 +198,8 @@ class Trainer:
         self.steps = method.steps_for(training.steps, per_pass)
         #: The running average of the network, where one is kept.
         self.average: Network | None = None
+        #: What a closed-form method makes of the rows.
+        self.features: rows.Features | None = None
         self._weights_t: Tensor | None = None
         self._saved = 0
         self.track = track
@@ -246,6 +248,13 @@ class Trainer:
         method.n_domains = len(task.source_names)
         method.setup(len(task.source_train), len(task.target_train))
 
+    def _move(self) -> None:
+        """Train on rows as a closed-form method moves them; it is fitted unless that was done."""
+        if self.features is None:
+            self.features = rows.fit(self.method, self.task, self.views)
+        normalize = self.method.network.normalize
+        self.task = rows.moved(self.task, self.views, self.features, normalize)
+
     def fit(self, on_log: Callable[[Log], None] | None = None) -> Network:
         """Train to the last step, from the checkpoint if there is one; returns the network.
 
@@ -270,6 +279,8 @@ class Trainer:
         bare = make_optimizer(method, training)
         if self.path is not None and self.path.exists():
             self._restore(bare)
+        if method.closed_form:
+            self._move()
         model, optimizer = accelerator.prepare(method, bare)
         # Only fp16's loss scaling needs accelerate's own backward and step; beside it they search
         # the disk for optional packages at every step, which a small network feels.
@@ -336,6 +347,7 @@ class Trainer:
             accelerator.end_training()
         self._share_buffers()
         network = method.adapted() if self.average is None else self.average
+        network = rows.folded(network, self.features)
         broken = [n for n, p in network.named_parameters() if not torch.isfinite(p).all()]
         if broken:
             raise self._diverged(f"the weights of {broken[0]}", self.step)
@@ -384,10 +396,13 @@ class Trainer:
                 p.add_(g * (self.training.sam / norm))
         return kept
 
-    def rehearse(self) -> None:
+    def rehearse(self, fitted: bool = True) -> None:
         """One batch through the method without training, so that what would fail fails now.
 
         The method is spent by it: its statistics and random numbers have moved.
+
+        Args:
+            fitted: whether a closed-form method is fitted, for which the features must be there.
 
         Raises:
             DomadaptError: `Method.terms` returned something else than scalars by name, or a
@@ -395,6 +410,8 @@ class Trainer:
         """
         method = self.method
         self._setup()
+        if method.closed_form and fitted:
+            self._move()
         batch = self._stream()[0]
         with torch.no_grad():
             out = method.outputs(batch)
@@ -537,6 +554,8 @@ class Trainer:
             state |= {f"average/{k}": v for k, v in checkpoint.module_state(self.average).items()}
         if self._weights_t is not None:
             state["sampling/target"] = self._weights_t
+        if self.features is not None:
+            state |= {f"features/{k}": v for k, v in self.features.tensors().items()}
         state["random/cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             state["random/cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
@@ -568,6 +587,8 @@ class Trainer:
         if self.average is not None:
             checkpoint.load_module_state(self.average, parts["average"], self.path)
         self._weights_t = parts["sampling"].get("target")
+        if self.method.closed_form:
+            self.features = rows.Features(**parts["features"])
         checkpoint.load_module_state(self.method, parts["method"], self.path)
         checkpoint.load_optimizer_state(optimizer, parts["optimizer"], about["optimizer"])
         # Only the first process's numbers were kept; the others draw new ones of their own.

@@ -14,6 +14,7 @@ from domadapt import ops
 from domadapt.errors import DomadaptError
 from domadapt.losses.regression import squared_error
 from domadapt.network import Network
+from domadapt.rows import Features
 from domadapt.task import Batch, Inputs
 
 M = TypeVar("M", bound=nn.Module)
@@ -84,7 +85,7 @@ class Method(nn.Module):
     #: The registered name.
     name: str = ""
     #: What it is made for: "closed set", "partial", "multi-source", "label shift", "open set",
-    #: "source-free" or "test-time".
+    #: "source-free", "test-time" or "closed form".
     setting: str = "closed set"
     #: What the Trainer must provide, or refuse. A method that needs no source is *source-free*: the
     #: network it is given is already trained on the source, and there is no source loss.
@@ -98,6 +99,8 @@ class Method(nn.Module):
     needs_source_val: bool = False
     #: Whether anything is minimised; if not, batches only pass through the network.
     trains: bool = True
+    #: Whether `fit_features` moves or weighs the rows once, before training; for vectors alone.
+    closed_form: bool = False
     #: Whether `domadapt predict --online` may go on adapting with it, batch by batch.
     online: bool = False
     #: How often the method's own modules take a step of `critic_loss` before each ordinary one.
@@ -126,7 +129,12 @@ class Method(nn.Module):
     # To write ---------------------------------------------------------------------------------
 
     def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
-        """What the method adds to the source loss: scalars by name, unweighted."""
+        """What the method adds to the source loss: scalars by name, unweighted.
+
+        A `closed_form` method has done its work before training and adds nothing by default.
+        """
+        if self.closed_form:
+            return {}
         raise DomadaptError(f"{type(self).__name__} must define terms(out, batch).")
 
     # To override, seldom ----------------------------------------------------------------------
@@ -137,6 +145,21 @@ class Method(nn.Module):
 
     def setup(self, n_source: int, n_target: int) -> None:
         """Make the buffers whose size depends on the data (memory banks, pseudo-labels)."""
+
+    def fit_features(self, x_s: Tensor, y_s: Tensor, x_t: Tensor) -> Features:
+        """Fit a `closed_form` method on the rows of ``source_train`` and ``target_train``.
+
+        Called once, before the first step of a run, and not again where a run is resumed. What is
+        returned is moved for it by the Trainer; weights of source rows it keeps itself.
+
+        Args:
+            x_s: source rows ``(n_s, d)``, after the network's normalisation.
+            y_s: their class ids ``(n_s,)``; in a regression their values ``(n_s, k)``.
+            x_t: target rows ``(n_t, d)``.
+        """
+        raise DomadaptError(
+            f"{type(self).__name__} is closed_form, so it must define fit_features."
+        )
 
     def refresh(self, target: TargetView, progress: float) -> None:
         """Renew state from an unaugmented, unlabelled pass over the target (see `refreshes`)."""

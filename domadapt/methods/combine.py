@@ -12,6 +12,7 @@ from domadapt.errors import DomadaptError, unknown
 from domadapt.methods.base import BatchOutputs, Method, TargetView
 from domadapt.methods.registry import method_class, method_parts
 from domadapt.network import Network
+from domadapt.rows import Features
 from domadapt.settings import Setting, parse_setting, settings_of
 from domadapt.task import Batch
 
@@ -38,6 +39,12 @@ class Combination(Method):
         if not all(m.needs_source and m.needs_target for m in parts.values()):
             alone = [n for n, m in parts.items() if not (m.needs_source and m.needs_target)]
             raise DomadaptError(f"{', '.join(alone)} cannot be combined: it runs alone.")
+        fitted = [n for n, m in parts.items() if m.closed_form]
+        if len(fitted) > 1:
+            raise DomadaptError(
+                f"{' and '.join(fitted)} are each fitted on the rows before training, and only one "
+                "can be; combine one of them with the others."
+            )
         self.parts = torch.nn.ModuleDict(parts)
         self.methods = dict(parts)
         self.loss_of = parts[own[0]] if own else None
@@ -48,6 +55,8 @@ class Combination(Method):
         self.needs_batchnorm = any(m.needs_batchnorm for m in several)
         self.needs_classes = any(m.needs_classes for m in several)
         self.needs_source_val = any(m.needs_source_val for m in several)
+        self.fitted = parts[fitted[0]] if fitted else None
+        self.closed_form = bool(fitted)
         self.critics = [m for m in several if m.critic_steps]
         self.critic_steps = max(m.critic_steps for m in several)
         self.trains_on_confidence = any(m.trains_on_confidence for m in several)
@@ -96,6 +105,12 @@ class Combination(Method):
         for part in self.methods.values():
             part.n_domains = self.n_domains
             part.setup(n_source, n_target)
+
+    def fit_features(self, x_s: Tensor, y_s: Tensor, x_t: Tensor) -> Features:
+        """As in `Method`, by the part that is fitted on the rows."""
+        if self.fitted is None:
+            return super().fit_features(x_s, y_s, x_t)
+        return self.fitted.fit_features(x_s, y_s, x_t)
 
     def refresh(self, target: TargetView, progress: float) -> None:
         """As in `Method`, for every part that asks for it."""

@@ -53,6 +53,8 @@ def needs_of(cls: type[Method]) -> str:
     needs = [] if cls.needs_target else ["source only"]
     if not cls.needs_source:
         needs.append("a trained model, no source data")
+    if cls.closed_form:
+        needs.append("rows of features")
     if cls.needs_batchnorm:
         needs.append("BatchNorm")
     if cls.needs_strong:

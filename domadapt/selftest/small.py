@@ -138,6 +138,9 @@ def prepare(method: Method, progress: float = 0.5, n_domains: int = 1) -> Method
     """As the Trainer does before a step: set up, and refreshed by the network's own word."""
     method.n_domains = n_domains
     method.setup(2 * POOL, POOL)
+    if method.closed_form:
+        y_s = torch.arange(2 * POOL) % N_CLASSES
+        method.fit_features(samples(2 * POOL, 0, y_s), y_s, samples(POOL, 1))
     if method.refreshes:
         network = copy.deepcopy(method.network).eval()
         y = torch.arange(POOL) % N_CLASSES

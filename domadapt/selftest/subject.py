@@ -156,7 +156,7 @@ class Subject:
     @property
     def adapts(self) -> bool:
         """Whether it adds a term at all; `source_only` and closed-form methods do not."""
-        return self.probe.trains and self.name != "source_only"
+        return self.probe.trains and not self.probe.closed_form and self.name != "source_only"
 
     @property
     def adversarial(self) -> bool:
