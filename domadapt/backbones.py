@@ -27,7 +27,7 @@ from domadapt.data.views import Preprocessing
 from domadapt.defaults import BOTTLENECK
 from domadapt.errors import DomadaptError, unknown
 from domadapt.methods.registry import load_file
-from domadapt.network import Network, Normalize, width_of
+from domadapt.network import Network, Normalize, Rescale, width_of
 from domadapt.task import Inputs, Kind
 
 BackboneOrigin = Literal["scratch", "pretrained", "transformer", "frozen"]
@@ -689,7 +689,10 @@ def _network_of_run(
     def part(name: str) -> dict[str, Tensor]:
         return {k.removeprefix(name): v for k, v in state.items() if k.startswith(name)}
 
-    linear = part("head.")
+    linear, units = part("head."), None
+    if "1.mean" in linear:  # of a regression: values in the units of the labels
+        units = Rescale(linear["1.mean"], linear["1.std"])
+        linear = part("head.0.")
     if head is None or isinstance(head, nn.Linear):
         if not {"weight"} <= set(linear) <= {"weight", "bias"} or linear["weight"].ndim != 2:
             raise DomadaptError(
@@ -698,6 +701,7 @@ def _network_of_run(
             )
         _check_classes(linear["weight"], n_classes, str(path))
         head = nn.Linear(linear["weight"].shape[1], n_classes, bias="bias" in linear)
+        head = head if units is None else nn.Sequential(head, units)
     normalize = part("normalize.")
     network = Network(
         backbone,

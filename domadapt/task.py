@@ -395,6 +395,10 @@ class Task:
         self.notes += [f"{target.name}: {note}" for note in target.notes]
         if target_test is not None:
             self.notes += [f"{test.name} (test): {note}" for note in test.notes]
+        if self.regression and extra_classes != "error":
+            raise DomadaptError(
+                "extra_classes are for classes, and this is a regression; leave it out."
+            )
         self._check_shapes((*sources, target, test, *more))
         if target_test is not None and _same_samples(target, target_test):
             raise DomadaptError(

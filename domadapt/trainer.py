@@ -25,7 +25,7 @@ from domadapt.data.views import Views
 from domadapt.doctor import Doctor
 from domadapt.errors import DomadaptError
 from domadapt.inference import outputs_of
-from domadapt.methods import Method, SourceView, TargetView
+from domadapt.methods import Method, SourceView, TargetView, method_class, method_names
 from domadapt.network import Network
 from domadapt.settings import settings_of
 from domadapt.task import Batch, Task
@@ -206,6 +206,14 @@ class Trainer:
         self.accelerator = make_accelerator(training, track, track_folder)
         #: Looks at the method about ten times a run, and changes nothing.
         self.doctor = Doctor(method, self.steps, closer=self.accelerator.num_processes == 1)
+        if task.regression and method.needs_classes:
+            able = ", ".join(n for n in method_names() if not method_class(n).needs_classes)
+            raise DomadaptError(
+                f"{method.name} needs classes, and the labels of this task are measurements; "
+                f"choose one of {able}."
+            )
+        if task.regression and training.balance:
+            raise DomadaptError("balance is for classes, and this is a regression; leave it out.")
         if self.accelerator.num_processes > 1 and method.single_process:
             raise DomadaptError(
                 f"{method.name} cannot run on {self.accelerator.num_processes} processes: "

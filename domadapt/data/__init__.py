@@ -39,6 +39,7 @@ def load(
     columns: Sequence[str] | None = None,
     labelled: bool | None = None,
     data_root: str | Path | None = None,
+    regression: bool = False,
 ) -> Domain:
     """The domain that a path or a name stands for.
 
@@ -54,6 +55,7 @@ def load(
         columns: the input columns of a table, in order.
         labelled: True insists on labels, False drops them, None takes what there is.
         data_root: the folder in which the catalogue finds data sets.
+        regression: labels are measurements; of a table or arrays alone.
 
     Raises:
         DomadaptError: nothing there, a kind of file that is not read, an argument that does not
@@ -85,13 +87,19 @@ def load(
             name=name,
             columns=columns,
             labelled=labelled,
+            regression=regression,
         )
     elif path.suffix.lower() in (".npz", ".npy"):
         _refuse("a NumPy file", label_column=label_column, columns=columns)
-        domain = from_npz(path, name=name, group_key=group_column)
+        domain = from_npz(path, name=name, group_key=group_column, regression=regression)
     else:
         raise DomadaptError(f"Data must be {_ACCEPTED}; {path.name!r} is none of these.")
-    if labelled and domain.labels is None:
+    if regression and domain.labels is not None:
+        raise DomadaptError(
+            f"The labels of {str(spec)!r} are classes, and those of a regression must be numbers: "
+            "give a table with --label-column, or arrays."
+        )
+    if labelled and domain.labels is None and domain.values is None:
         raise DomadaptError(
             f"Labels are required, but {str(spec)!r} has none. Give class folders, a label column "
             "that the table has (--label-column), or an array y."

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from domadapt.data.folder import image_tensor
 from domadapt.errors import DomadaptError, unknown
+from domadapt.regression import value_array
 from domadapt.task import Domain, Kind, Raw, canonical
 
 _KINDS = ("image", "vector", "series")
@@ -162,6 +163,7 @@ def from_arrays(
     augment: str | None = None,
     ids: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    regression: bool = False,
 ) -> Domain:
     """A domain from an array, a tensor, a data frame or a sparse matrix.
 
@@ -175,7 +177,8 @@ def from_arrays(
         augment: see `domadapt.data.views.make_views`.
         ids: one name per sample.
         class_names: the classes in order. Labels are these names, or integers counting them
-            from 0.
+            from 0. In a regression the names of what is measured, one per column of `y`.
+        regression: `y` holds measurements ``(n,)`` or ``(n, k)``; NaN where one is missing.
 
     Raises:
         DomadaptError: inputs, labels or groups that cannot be used; the sentence says why.
@@ -188,10 +191,16 @@ def from_arrays(
             raise DomadaptError(f"A data frame holds vectors; got kind {kind!r}.")
     else:
         samples = ArraySamples(x, kind)
+    labels = values = None
+    if regression:
+        values = None if y is None else value_array(y, name)
+    elif y is not None:
+        labels = name_labels(label_array(y), class_names)
     return Domain(
         name,
         samples,
-        labels=None if y is None else name_labels(label_array(y), class_names),
+        labels=labels,
+        values=values,
         groups=None if groups is None else group_array(groups),
         kind=samples.kind,
         augment=augment,
@@ -209,6 +218,7 @@ def from_dataset(
     kind: Kind | None = None,
     augment: str | None = None,
     class_names: Sequence[str] | None = None,
+    regression: bool = False,
 ) -> Domain:
     """A domain from a torch map-style data set that yields ``x`` or ``(x, y, ...)``.
 
@@ -224,6 +234,7 @@ def from_dataset(
         augment: see `domadapt.data.views.make_views`.
         class_names: the names of the labels 0, 1, ...; by default the data set's ``.classes``,
             where it has any.
+        regression: its labels are measurements, one number or several per sample.
 
     Raises:
         DomadaptError: an iterable data set, an empty one, or samples of an unknown form.
@@ -237,8 +248,13 @@ def from_dataset(
         )
     if len(dataset) == 0:
         raise DomadaptError(f"The data set {name!r} holds no sample; give at least one.")
-    labels = names = None
-    if labelled:
+    labels = names = values = None
+    if regression:
+        names = None if class_names is None else tuple(map(str, class_names))
+        if labelled:
+            given = [_label(dataset[i], name) for i in range(len(dataset))]
+            values = value_array(given, name)
+    elif labelled:
         labels = _targets(dataset)
         if labels is None:
             labels = label_array([_label(dataset[i], name) for i in range(len(dataset))])
@@ -249,6 +265,7 @@ def from_dataset(
         name,
         DatasetSamples(dataset, kind),
         labels=labels,
+        values=values,
         kind=kind,
         augment=augment,
         class_names=names,
@@ -263,6 +280,7 @@ def from_loader(
     kind: Kind | None = None,
     augment: str | None = None,
     class_names: Sequence[str] | None = None,
+    regression: bool = False,
 ) -> Domain:
     """A domain from the data set of a `DataLoader`; see `from_dataset` for the arguments.
 
@@ -281,6 +299,7 @@ def from_loader(
         kind=kind,
         augment=augment,
         class_names=class_names,
+        regression=regression,
     )
 
 
@@ -292,6 +311,7 @@ def from_npz(
     group_key: str | None = None,
     kind: Kind | None = None,
     augment: str | None = None,
+    regression: bool = False,
 ) -> Domain:
     """A domain from a NumPy file: arrays in an ``.npz``, or the inputs alone in an ``.npy``.
 
@@ -307,6 +327,7 @@ def from_npz(
         group_key: the name of the array that says who or what each sample comes from.
         kind: see `ArraySamples`.
         augment: see `domadapt.data.views.make_views`.
+        regression: the labels are measurements ``(n,)`` or ``(n, k)``.
 
     Raises:
         DomadaptError: no such file, no inputs in it, or arrays of Python objects.
@@ -356,6 +377,7 @@ def from_npz(
         kind=kind,
         augment=augment,
         class_names=names,
+        regression=regression,
     )
 
 
@@ -540,6 +562,8 @@ def _label(item: Any, name: str) -> Any:
             f"{type(item).__name__}. Give labelled=False, or a data set with labels."
         )
     y = item[1]
+    if isinstance(y, Tensor | np.ndarray) and y.ndim:
+        return y.tolist()
     return y.item() if isinstance(y, Tensor | np.generic) else y
 
 

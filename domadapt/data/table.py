@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from domadapt.data.arrays import TableSamples, group_array, label_array, numbers
 from domadapt.errors import DomadaptError, unknown
+from domadapt.regression import value_array
 from domadapt.task import Domain
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def from_table(
     name: str | None = None,
     columns: Sequence[str] | None = None,
     labelled: bool | None = None,
+    regression: bool = False,
 ) -> Domain:
     """A domain of vectors from a table, one sample per row.
 
@@ -43,6 +45,8 @@ def from_table(
         name: what tables call the domain; by default the file's name.
         columns: the input columns, in this order; all others are ignored, and noted.
         labelled: True insists on the label column.
+        regression: the label column holds measurements. Several columns are named with commas
+            between; all of them must be there, or none.
 
     Raises:
         DomadaptError: no such file, columns that are missing or not numeric, or missing values.
@@ -53,18 +57,20 @@ def from_table(
     notes = []
     if group_column is not None and group_column not in frame.columns:
         raise unknown(f"group column in {path.name!r}", group_column, map(str, frame.columns))
-    has_labels = label_column is not None and label_column in frame.columns
+    wanted_labels = _label_columns(label_column, frame, regression)
+    has_labels = bool(wanted_labels) and set(wanted_labels) <= set(frame.columns)
     if labelled and not has_labels:
         known = list(map(str, frame.columns))
         if label_column is not None:
-            raise unknown(f"label column (of {path.name})", label_column, known)
+            absent = next(c for c in wanted_labels if c not in frame.columns)
+            raise unknown(f"label column (of {path.name})", absent, known)
         raise DomadaptError(
             f"The column of {path.name!r} that holds the labels must be named (--label-column); "
             f"its columns are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
         )
     if label_column is not None and not has_labels:
         notes.append(f"no column {label_column!r} in {path.name}: taken as unlabelled")
-    special = {label_column, group_column}
+    special = {*wanted_labels, group_column}
     if columns is None:
         wanted = [c for c in frame.columns if c not in special]
         if wanted and wanted[0] == "Unnamed: 0":
@@ -82,14 +88,26 @@ def from_table(
             f"{', '.join(map(repr, frame.columns)) or 'none'}. Columns are separated by commas, "
             "and their names stand in the first row."
         )
+    values = value_array(frame[wanted_labels], name) if has_labels and regression else None
     return Domain(
         name,
         TableSamples(numbers(frame[wanted], path.name), [str(c) for c in wanted]),
-        labels=label_array(frame[label_column]) if has_labels else None,
+        labels=label_array(frame[label_column]) if has_labels and not regression else None,
+        values=values,
+        class_names=None if values is None else tuple(wanted_labels),
         groups=None if group_column is None else group_array(frame[group_column]),
         kind="vector",
         notes=tuple(notes),
     )
+
+
+def _label_columns(named: str | None, frame: pd.DataFrame, regression: bool) -> list[str]:
+    """The columns that hold the labels: one, or of a regression several with commas between."""
+    if named is None:
+        return []
+    if not regression or named in frame.columns:
+        return [named]
+    return [c.strip() for c in named.split(",")]
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -148,7 +148,8 @@ def measure(
                 losses = method.losses(out, batch)
         finally:
             watch.stop()
-        point = Point(step, batch.progress, gaps=gaps, **_classes(out))
+        classes = _classes(out) if method.network.spread is None else {}
+        point = Point(step, batch.progress, gaps=gaps, **classes)
         if not losses.total.requires_grad:
             return point
         orphans = _orphans(method, losses.total, optimizer)

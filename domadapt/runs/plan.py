@@ -27,7 +27,7 @@ from domadapt.data.views import Preprocessing, Views, make_views
 from domadapt.defaults import BOTTLENECK, BackboneKind
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of, to_device
-from domadapt.network import Network, Normalize, width_of
+from domadapt.network import Network, Normalize, Rescale, in_units, width_of
 from domadapt.runs.saved import CONFIG, MODEL, model_arguments, read_config
 from domadapt.task import Domain, Inputs, Split, Task
 
@@ -262,7 +262,9 @@ def _plan(
         if wanted is None:
             wanted = BOTTLENECK["frozen"] if spec.freeze else made.bottleneck
         bottleneck, out = _bottleneck(width, wanted)
-        head = nn.Linear(out, task.n_classes)
+        head: nn.Module = nn.Linear(out, task.n_classes)
+        if task.regression:
+            head = nn.Sequential(head, Rescale(*task.units()))
         return Network(made.module, head, bottleneck, copy.deepcopy(fitted)), made
 
     if not spec.freeze:
@@ -307,6 +309,21 @@ def _plan(
 
 
 def _check_head(network: Network, task: Task) -> Network:
+    if task.regression and network.n_classes == task.n_classes:
+        if network.spread is None:
+            if not isinstance(network.head, nn.Linear):
+                raise DomadaptError(
+                    "The trained head of a regression must be one torch.nn.Linear, so that its "
+                    f"units are known; got {type(network.head).__name__}. Name the last linear "
+                    "layer alone (--head)."
+                )
+            network.head = in_units(network.head, *task.units())
+        return network
+    if network.spread is not None and not task.regression:
+        raise DomadaptError(
+            "The model is one of a regression, and the labels of this task are classes; give "
+            "measurements (--task-type regression), or another model."
+        )
     if network.n_classes != task.n_classes:
         raise DomadaptError(
             f"The model's head has {network.n_classes} classes, and the source has "
