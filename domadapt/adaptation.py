@@ -31,6 +31,7 @@ from domadapt.export import export_onnx, export_pt2
 from domadapt.inference import outputs_of
 from domadapt.methods import build_method, method_class, method_parts, method_settings
 from domadapt.network import Network
+from domadapt.open_set import rule_of
 from domadapt.report.embedding import embedding
 from domadapt.report.page import render
 from domadapt.report.report import BASELINE, Candidate, Report, describe, versions
@@ -40,16 +41,17 @@ from domadapt.runs.saved import (
     CONFIG,
     CONFIG_SCHEMA,
     EXPORT,
-    MODEL,
+    OWN_RULE,
     PAGE,
     PREDICTIONS,
     REPORT,
     prediction_table,
     read_config,
+    save_model,
 )
 from domadapt.selection.validators import label_free
 from domadapt.settings import parse_setting
-from domadapt.task import Domain, Split, Task
+from domadapt.task import UNKNOWN, Domain, Split, Task
 from domadapt.trainer import Trainer, is_main_process, make_accelerator
 from domadapt.training import Training
 
@@ -195,6 +197,7 @@ def adapt(
             "parameters": sum(p.numel() for p in chosen.network.parameters()),
             "input": _shape(plan),
             **{k: v for k, v in spec_dict(plan.spec).items() if k != "name"},
+            **_unknown(chosen.network),
         },
         training=asdict(how),
         method=dict(trained[-1].settings),
@@ -239,7 +242,7 @@ def check(
     parameters = sum(p.numel() for p in network.parameters())
     lines = [
         f"Task       {task!r}",
-        f"Classes    {', '.join(task.class_names)}",
+        f"Classes    {', '.join(task.output_names)}",
         f"Model      {plan.spec.name} ({kind}), {parameters:,} parameters, input {_shape(plan)}",
         f"Candidates {', '.join(names)}, seed {seed}",
         "Training   " + ", ".join(f"{k}={v}" for k, v in asdict(how).items()),
@@ -396,6 +399,12 @@ def _open(folder: Path, request: Mapping[str, Any] | None) -> None:
         ) from error
 
 
+def _unknown(network: Network) -> dict[str, str]:
+    """When the network calls a sample unknown, for the report; nothing where it never does."""
+    rule = rule_of(network)
+    return {} if rule is None else {UNKNOWN: rule.said()}
+
+
 def _shape(plan: Plan) -> list[int]:
     if not isinstance(plan.example, Tensor):
         return []
@@ -488,11 +497,10 @@ def _save(
     export: Sequence[str],
 ) -> Report:
     network = chosen.network
-    checkpoint.save_tensors(
-        folder / MODEL, checkpoint.module_state(network), {"class_names": list(task.class_names)}
-    )
+    unknown = save_model(folder, network, task)
+    only_export = plan.spec.name == "module" or unknown.get(UNKNOWN) == OWN_RULE
     makers = {"pt2": (export_pt2, EXPORT), "onnx": (export_onnx, "model.onnx")}
-    for what in sorted({*export, "pt2"} if plan.spec.name == "module" else set(export)):
+    for what in sorted({*export, "pt2"} if only_export else set(export)):
         make, file = makers[what]
         try:
             make(network, plan.example, folder / file)
@@ -503,7 +511,7 @@ def _save(
     for split in (task.target_train, task.target_test):
         if split.name in chosen.predictions:
             p = chosen.predictions[split.name]
-            table = prediction_table(split.ids(), p, task.class_names)
+            table = prediction_table(split.ids(), p, task.output_names)
             table.insert(1, "split", split.name)
             tables.append(table)
     csv = pd.concat(tables).to_csv(index=False)
@@ -515,6 +523,7 @@ def _save(
         "kind": task.kind,
         "task": task.name,
         "class_names": list(task.class_names),
+        **unknown,
         "model": {
             "spec": spec_dict(plan.spec),
             "input": _shape(plan),

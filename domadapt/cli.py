@@ -30,7 +30,15 @@ app = typer.Typer(
     help="Adapt a model to unlabelled target data, know whether it helped, and see why.",
 )
 
-Metric = Literal["accuracy", "macro_f1", "per_class_mean", "auroc"]
+Metric = Literal[
+    "accuracy",
+    "macro_f1",
+    "per_class_mean",
+    "auroc",
+    "known_accuracy",
+    "unknown_accuracy",
+    "h_score",
+]
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -208,8 +216,12 @@ def adapt(
     group_column: GroupColumn = None,
     data_root: DataRoot = None,
     extra_classes: Annotated[
-        Literal["error", "unscored"],
-        typer.Option(help="Labelled target samples of unknown class.", rich_help_panel="Data"),
+        Literal["error", "unscored", "unknown"],
+        typer.Option(
+            help="Labelled target samples of classes that the source lacks: refused; left out of "
+            'the scores; or one class more, "unknown", that models learn to tell (open set).',
+            rich_help_panel="Data",
+        ),
     ] = "error",
     image_size: Annotated[
         int | None, typer.Option(help="Side images are brought to.", rich_help_panel="Data")
@@ -369,6 +381,7 @@ def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> N
     check_folder(out, resume)
     parts = parts_of_run(arguments["method"])
     task = _make_task(request)
+    _check_metric(request["metric"], task.open_set)
     if dry_run:
         _say(check(task, **arguments))
     if is_main_process():
@@ -444,6 +457,14 @@ def predict(
         _say(f"Note: {note}", error=True)
 
 
+def _check_metric(metric: str, open_set: bool) -> None:
+    if metric in ("known_accuracy", "unknown_accuracy", "h_score") and not open_set:
+        raise DomadaptError(
+            f"{metric} is of models with the output 'unknown'; adapt with --extra-classes unknown, "
+            "or choose another metric."
+        )
+
+
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
@@ -451,9 +472,12 @@ def evaluate(
     label_column: LabelColumn = None,
     data_root: DataRoot = None,
     extra_classes: Annotated[
-        Literal["error", "unscored"],
-        typer.Option(help="Samples of a class that the model does not know."),
-    ] = "error",
+        Literal["error", "unscored", "unknown"] | None,
+        typer.Option(
+            help="Samples of a class that the model does not know; default: of an open-set run "
+            "unknown, else error."
+        ),
+    ] = None,
     metric: Annotated[Metric | None, typer.Option(help="Print this metric's value alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -466,18 +490,21 @@ def evaluate(
     domain = _load(
         data, label_column, None, data_root, columns=saved.config.get("columns"), labelled=True
     )
-    y = class_ids(domain, saved.class_names, extra_classes)
-    found = score(probabilities(saved, domain), y, saved.class_names).to_dict()
+    y = class_ids(saved, domain, extra_classes)
+    p = probabilities(saved, domain)
+    found = score(p, y, saved.class_names, open_set=saved.open_set).to_dict()
     if metric is not None:
-        _say(f"{found[metric]:.6f}" if found[metric] is not None else "undefined")
+        _check_metric(metric, saved.open_set)
+        value = found.get(metric)
+        _say(f"{value:.6f}" if value is not None else "undefined")
         return
     if as_json:
         _say(json.dumps(found))
         return
-    for name in ("accuracy", "macro_f1", "per_class_mean", "auroc"):
-        value = found[name]
-        _say(f"{name.replace('_', ' '):<15} {'undefined' if value is None else f'{value:.4f}'}")
-    _say(f"{'samples':<15} {found['n']}")
+    for name in typing.get_args(Metric)[: None if saved.open_set else 4]:
+        value = found.get(name)
+        _say(f"{name.replace('_', ' '):<16} {'undefined' if value is None else f'{value:.4f}'}")
+    _say(f"{'samples':<16} {found['n']}")
     rows = zip(saved.class_names, found["per_class"], strict=True)
     for name, value in rows:
         _say(f"  {name:<20} {'no sample' if value is None else f'{value:.4f}'}")

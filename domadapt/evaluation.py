@@ -51,6 +51,13 @@ class Scores:
         n: how many samples were scored.
         per_class: recall of each class, None for one that does not occur.
         confusion: counts, one row per true class and one column per predicted class.
+        known_accuracy: where the last class is "unknown": accuracy on the samples of the others.
+        unknown_accuracy: share of the samples of unknown class that are recognised as such.
+        h_score: harmonic mean of these two, ``2 k u / (k + u)``; 0 where one of them is 0. Source:
+            Fu et al. (2020), "Learning to Detect Open Classes for Universal Domain Adaptation",
+            with accuracies over samples. OVANet (arXiv:2104.03344) takes for k the mean recall of
+            the known classes. Like both accuracies, None where no sample is of the kind, and where
+            no class is "unknown".
     """
 
     accuracy: float
@@ -60,11 +67,18 @@ class Scores:
     n: int
     per_class: list[float | None]
     confusion: list[list[int]]
+    known_accuracy: float | None = None
+    unknown_accuracy: float | None = None
+    h_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, as a `Report` keeps it."""
-        return dataclasses.asdict(self)
+        """The same as plain data, as a `Report` keeps it; open-set scores only where defined."""
+        found = dataclasses.asdict(self)
+        return {k: v for k, v in found.items() if v is not None or k not in OPEN_SET_METRICS}
 
+
+#: Scores of a model with the output "unknown".
+OPEN_SET_METRICS = ("known_accuracy", "unknown_accuracy", "h_score")
 
 Values = Tensor | np.ndarray
 Labels = Tensor | np.ndarray | Sequence[int]
@@ -138,10 +152,26 @@ def _auroc(p: np.ndarray, true: np.ndarray) -> float | None:
     return float(np.mean([roc_auc_score(true == c, p[:, c]) for c in np.unique(true)]))
 
 
-def score(values: Values, y: Labels, class_names: Sequence[str]) -> Scores:
+def _open_set(predicted: np.ndarray, true: np.ndarray, unknown: int) -> dict[str, float | None]:
+    """The `OPEN_SET_METRICS` of ids, of which `unknown` stands for all unknown classes."""
+
+    def share(of: np.ndarray) -> float | None:
+        return float((predicted == true)[of].mean()) if of.any() else None
+
+    k, u = share(true != unknown), share(true == unknown)
+    h = None
+    if k is not None and u is not None:
+        h = 2 * k * u / (k + u) if k + u else 0.0
+    return {"known_accuracy": k, "unknown_accuracy": u, "h_score": h}
+
+
+def score(
+    values: Values, y: Labels, class_names: Sequence[str], *, open_set: bool = False
+) -> Scores:
     """All metrics of logits or probabilities ``(n, classes)`` against class ids ``(n,)``.
 
-    Samples with ``y == -1`` are not scored.
+    Samples with ``y == -1`` are not scored. With `open_set` the last class is "unknown", and
+    ``per_class_mean`` is what papers call OS: the mean recall of the classes and of unknown.
 
     Raises:
         DomadaptError: the shapes do not fit the classes, an id is out of range, a logit is not
@@ -159,6 +189,7 @@ def score(values: Values, y: Labels, class_names: Sequence[str]) -> Scores:
         n=len(true),
         per_class=recall,
         confusion=confusion(values, y, class_names),
+        **(_open_set(predicted, true, len(class_names) - 1) if open_set else {}),
     )
 
 
@@ -178,7 +209,9 @@ def evaluate(task: Task, outputs: Outputs) -> Scores | None:
     The only place that reads target labels without `oracle` in its name.
     """
     labels = task._labels_for_evaluate()
-    return None if labels is None else score(outputs.logits, labels, task.class_names)
+    if labels is None:
+        return None
+    return score(outputs.logits, labels, task.output_names, open_set=task.open_set)
 
 
 def gain_interval(

@@ -25,6 +25,8 @@ Kind = Literal["image", "vector", "series", "text"]
 #: What a `Samples` returns for a list of indices: one tensor ``(n, ...)``; a list of ``n`` tensors
 #: where sizes differ (uint8 images ``(3, h, w)``); or a dictionary of tensors (text).
 Raw = Tensor | list[Tensor] | dict[str, Tensor]
+#: What is said of target samples of a class that the source lacks, where that is asked.
+UNKNOWN = "unknown"
 #: What a network is given: one tensor, or a dictionary of tensors, first dimension the batch.
 Inputs = Tensor | dict[str, Tensor]
 
@@ -233,7 +235,7 @@ def label_ids(domain: Domain, class_names: Sequence[str], extra_classes: str) ->
     """The labels of a domain as ids of given classes; None where it has none.
 
     -1 for a sample without a label and, where `extra_classes` is "unscored", for one of a class
-    that is not among `class_names`.
+    that is not among `class_names`; where it is "unknown", that one has the id after the last.
     """
     if domain.labels is None:
         return None
@@ -243,10 +245,12 @@ def label_ids(domain: Domain, class_names: Sequence[str], extra_classes: str) ->
     if strange and extra_classes == "error":
         raise DomadaptError(
             f"{domain.name!r} has labels that the source lacks: {', '.join(strange)}. The source's "
-            f"classes are {', '.join(class_names)}. Rename or remove them, or leave them out of "
-            "the scores (extra_classes='unscored', --extra-classes unscored)."
+            f"classes are {', '.join(class_names)}. Rename or remove them, leave them out of "
+            "the scores (extra_classes='unscored', --extra-classes unscored), or have them told "
+            "apart as one class (extra_classes='unknown', --extra-classes unknown)."
         )
-    return np.array([number.get(v, -1) if v is not None else -1 for v in named])
+    other = len(class_names) if extra_classes == "unknown" else -1
+    return np.array([number.get(v, other) if v is not None else -1 for v in named])
 
 
 def class_order(names: set[str]) -> tuple[str, ...]:
@@ -334,7 +338,9 @@ class Task:
         name: what tables call the task; by default ``source->target``.
         val_fraction: share of the source kept for validation.
         extra_classes: what to do with labelled target samples of a class that the source lacks:
-            "error" refuses them, "unscored" trains with them but leaves them out of every score.
+            "error" refuses them, "unscored" trains with them but leaves them out of every score,
+            "unknown" makes the task an *open set*: models have one output more, "unknown", and
+            these samples are scored as that class.
         split_seed: seed of the splits, apart from the seed of training.
         target_labelled: a few labelled samples of the target domain to train with, declared as
             such (semi-supervised adaptation). They must not be among those that are scored.
@@ -357,7 +363,7 @@ class Task:
         class_names: Sequence[str] | None = None,
         name: str | None = None,
         val_fraction: float = 0.2,
-        extra_classes: Literal["error", "unscored"] = "error",
+        extra_classes: Literal["error", "unscored", "unknown"] = "error",
         split_seed: int = 0,
         regression: bool = False,
     ) -> None:
@@ -371,9 +377,17 @@ class Task:
             raise DomadaptError("A task needs at least one source domain; none was given.")
         if not 0 < val_fraction < 1:
             raise DomadaptError(f"val_fraction must lie between 0 and 1; got {val_fraction}.")
-        if extra_classes not in ("error", "unscored"):
+        if extra_classes not in ("error", "unscored", "unknown"):
             raise DomadaptError(
-                f"extra_classes must be 'error' or 'unscored'; got {extra_classes!r}."
+                f"extra_classes must be 'error', 'unscored' or 'unknown'; got {extra_classes!r}."
+            )
+        #: Whether the target may have classes that the source lacks, all called "unknown".
+        self.open_set = extra_classes == "unknown"
+        if self.open_set and not sources:
+            raise DomadaptError(
+                "extra_classes='unknown' needs the source: its validation samples say from which "
+                "confidence on a class is believed. Give the source, or leave such samples out of "
+                "the scores (extra_classes='unscored')."
             )
         test = target if target_test is None else target_test
         more = () if target_labelled is None else (target_labelled,)
@@ -384,6 +398,11 @@ class Task:
             )
         #: Whether labels are measurements.
         self.regression = self._labels_alike(sources, (target, test, *more), regression)
+        if self.open_set and self.regression:
+            raise DomadaptError(
+                "extra_classes='unknown' is for classes, and this task's labels are measurements; "
+                "leave it out."
+            )
         first = sources[0] if sources else target
         self.kind: Kind = first.kind
         self.augment = first.augment
@@ -414,6 +433,11 @@ class Task:
             self.source_val = Split("source_val", *nothing)
         else:
             self._split_source(sources, val_fraction, split_seed)
+        if self.open_set and UNKNOWN in self.class_names:
+            raise DomadaptError(
+                f"The source has a class called {UNKNOWN!r}, which is what extra_classes='unknown' "
+                "calls the classes that it lacks; rename it."
+            )
         number = {c: i for i, c in enumerate(self.class_names)}
         self.target_train = Split("target_train", target.unlabelled(), np.arange(len(target)))
         self.target_test = Split("target_test", test.unlabelled(), np.arange(len(test)))
@@ -500,6 +524,11 @@ class Task:
     @property
     def _counted(self) -> str:
         return ("output" if self.n_classes == 1 else "outputs") if self.regression else "classes"
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What the outputs of a trained model stand for: the classes, then "unknown" if asked."""
+        return (*self.class_names, UNKNOWN) if self.open_set else self.class_names
 
     @property
     def source_free(self) -> bool:
@@ -604,6 +633,8 @@ class Task:
                 continue
             if split.y is not None:
                 digest.update(split.y.numpy().tobytes())
+            if split is self.source_val and self.open_set:
+                digest.update(UNKNOWN.encode())
             some = np.unique(np.linspace(0, len(split) - 1, 16).astype(int))
             raw = split.fetch(some)
             for x in raw.values() if isinstance(raw, dict) else raw:

@@ -231,6 +231,7 @@ class Trainer:
             raise DomadaptError(
                 f"sam acts on the source loss, and {method.name} has none; leave it out."
             )
+        method.open_set = task.open_set
         if training.ema and method.adapted() is not method.network:
             raise DomadaptError(
                 f"{method.name} already keeps a network of its own at the end; leave ema out."
@@ -253,7 +254,7 @@ class Trainer:
         """Tell the method of the data and make what it keeps of them."""
         task, method = self.task, self.method
         method.batch_statistics = self.training.batch_statistics
-        method.n_domains = len(task.source_names)
+        method.n_domains, method.open_set = len(task.source_names), task.open_set
         method.setup(len(task.source_train), len(task.target_train))
 
     def _move(self) -> None:

@@ -107,6 +107,9 @@ class Method(nn.Module):
     critic_steps: int = 0
     #: How many source domains the task has; the Trainer sets it before `setup`.
     n_domains: int = 1
+    #: Whether the target may have classes that the source lacks; set by the Trainer before `setup`.
+    #: `adapted` then may return a network with one output more, "unknown" (`domadapt.open_set`).
+    open_set: bool = False
     #: Schedules of weights, as functions of progress in [0, 1).
     ramps: ClassVar[Mapping[str, Callable[[float], float]]] = {}
     #: How many times over the run `refresh` is called, evenly spaced, the first at step 0.

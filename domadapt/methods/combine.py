@@ -104,6 +104,7 @@ class Combination(Method):
         """As in `Method`, for every part."""
         for part in self.methods.values():
             part.n_domains = self.n_domains
+            part.open_set = self.open_set
             part.setup(n_source, n_target)
 
     def fit_features(self, x_s: Tensor, y_s: Tensor, x_t: Tensor) -> Features:

@@ -32,6 +32,9 @@ _TARGET = (
     ("macro_f1", "macro F1", "mean F1 of the classes", "share"),
     ("per_class_mean", "per-class mean", "mean recall of the classes", "share"),
     ("auroc", "AUROC", "one class against the rest; 50 % is chance", "share"),
+    ("known_accuracy", "known accuracy", "on samples of the source's classes", "share"),
+    ("unknown_accuracy", "unknown accuracy", "of other samples, those called unknown", "share"),
+    ("h_score", "H-score", "harmonic mean of the two above", "share"),
     ("n", "scored samples", "", "count"),
 )
 _LABEL_FREE = {
@@ -170,7 +173,8 @@ _ACCURACY = "doctor/discriminator_accuracy/"
 
 def _diagnosis(report: Report, draw: _Drawer) -> list[Markup]:
     """What the doctor measured, a panel for each thing that any candidate has."""
-    k = len(report.task["class_names"])
+    # It looks at the network in training, which has no output "unknown" yet.
+    k = len(report.task["class_names"]) - bool(report.task.get("open_set"))
     found = report.candidates
     judged = list(dict.fromkeys(n for c in found for n in c.history if n.startswith(_ACCURACY)))
     panels: tuple[tuple[list[str], str, float | None, tuple[float, str] | None], ...] = (
@@ -302,7 +306,7 @@ def _confidences(shown: Sequence[Candidate], draw: _Drawer) -> list[Markup]:
 
 def _settings(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     task = {k: v for k, v in report.task.items() if k not in ("notes", "class_names")}
-    task["classes"] = len(report.task["class_names"])
+    task["classes"] = len(report.task["class_names"]) - bool(task.get("open_set"))
     method = next(c.method for c in report.candidates if c.name == report.chosen)
     tables = {
         "Task": task,

@@ -83,8 +83,9 @@ class Report:
     """Everything that the page, the plots and the tables of one run show.
 
     Attributes:
-        task: ``name, kind, transductive, class_names, sizes`` (by split), ``source_names,
-            target_name, notes``; see `describe`.
+        task: ``name, kind, transductive, class_names`` (of the models' outputs), ``sizes`` (by
+            split), ``source_names, target_name, notes``, and ``open_set`` where the last class is
+            "unknown"; see `describe`.
         chosen: name of the candidate whose model the run folder holds.
         candidates: every model that was trained.
         model: ``backbone`` (its name), ``parameters`` (how many), ``input`` (its shape), and more.
@@ -192,6 +193,7 @@ class Report:
             lines.append(
                 f"  {c.name:<{width}}  target accuracy {c.target['accuracy']:.3f}"
                 f"  (macro F1 {c.target['macro_f1']:.3f}, {c.target['n']:,} samples)"
+                + (f", h score {c.target['h_score']:.3f}" if "h_score" in c.target else "")
             )
         gain = self.gain()
         if gain is not None and self.adapted is not None:
@@ -257,7 +259,8 @@ def describe(task: Task) -> dict[str, Any]:
         "name": task.name,
         "kind": task.kind,
         "transductive": task.transductive,
-        "class_names": list(task.class_names),
+        "class_names": list(task.output_names),
+        **({"open_set": True} if task.open_set else {}),
         "sizes": {split.name: len(split) for split in splits},
         "source_names": list(task.source_names),
         "target_name": task.target_name,

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from domadapt import checkpoint
 from domadapt.errors import DomadaptError
+from domadapt.inference import outputs_of
 from domadapt.methods import build_method, is_source_free
 from domadapt.methods.registry import method_class, method_names, method_parts
 from domadapt.network import Network
+from domadapt.open_set import closed_network, open_network, rule_from, rule_of, with_threshold
 from domadapt.runs.plan import Plan, spec_dict
 from domadapt.trainer import History, Log, Trainer
 from domadapt.training import Training
@@ -113,6 +116,9 @@ def train_candidate(
     A source-free method goes on from `start`, a network that was trained on the source; where the
     task itself has no source, the plan's network is that.
 
+    On a task with unknown classes the network that is kept says "unknown" as well: by itself where
+    the method is made for that, else below a threshold (`domadapt.open_set.with_threshold`).
+
     The folder ends with the weights and ``result.json``, written last: a candidate that has it is
     finished. Before that it may hold a checkpoint, from which training goes on.
 
@@ -122,7 +128,7 @@ def train_candidate(
     """
     network = plan.make_network(training.seed)
     if start is not None and is_source_free(method):
-        network = copy.deepcopy(start).train()
+        network = closed_network(copy.deepcopy(start)).train()
     built = build_method(method, network, settings)
     check_source(plan, built.name, built.needs_source, start is not None)
     name = built.name
@@ -137,6 +143,8 @@ def train_candidate(
                 "or begin a run in another folder."
             )
         state, _ = checkpoint.load_tensors(folder / WEIGHTS)
+        if result.get("unknown") is not None:
+            network = _opened(network, result["unknown"], state)
         checkpoint.load_module_state(network, state, folder / WEIGHTS)
         return Trained(
             name,
@@ -159,7 +167,11 @@ def train_candidate(
         track_folder=folder,
     )
     adapted = trainer.fit(None if progress is None else progress.log)
+    if plan.task.open_set:
+        known = outputs_of(adapted, plan.task.source_val, plan.views)
+        adapted = with_threshold(adapted, known.logits, plan.task.n_classes)
     adapted = adapted.cpu()
+    rule = rule_of(adapted)
     seconds = trainer.history["seconds"][-1]
     if folder is not None and trainer.accelerator.is_main_process:
         checkpoint.save_tensors(folder / WEIGHTS, checkpoint.module_state(adapted), {"key": key})
@@ -168,6 +180,7 @@ def train_candidate(
             "method": method,
             "settings": dict(settings),
             "seconds": seconds,
+            "unknown": None if rule is None else rule.rule,
             "warnings": list(trainer.doctor.sentences),
             "history": trainer.history,
         }
@@ -184,3 +197,10 @@ def train_candidate(
         built.trains_on_confidence,
         trainer.doctor.sentences,
     )
+
+
+def _opened(network: Network, rule: str, state: Mapping[str, Tensor]) -> Network:
+    """`network` with the output "unknown" that the weights `state` have."""
+    prefix = "head.unknown."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return open_network(network, rule_from(rule, own))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,13 +19,18 @@ from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of
 from domadapt.methods import build_method, method_class, method_names
 from domadapt.network import Network
+from domadapt.open_set import closed_network, open_network, rule_from, rule_of
 from domadapt.ops import batch_size as size_of
-from domadapt.task import Batch, Domain, Inputs, Split, label_ids
+from domadapt.task import UNKNOWN, Batch, Domain, Inputs, Split, Task, label_ids
 from domadapt.trainer import make_optimizer
 from domadapt.training import Training
 
 CONFIG, MODEL, EXPORT = "config.json", "model.safetensors", "model.pt2"
 REPORT, PAGE, PREDICTIONS = "report.json", "report.html", "predictions.csv"
+#: What an open-set model says "unknown" by, beside the network in `MODEL`.
+UNKNOWN_MODEL = "unknown.safetensors"
+#: In place of a rule's name: a network of a method's own, which the export alone brings back.
+OWN_RULE = "own"
 CONFIG_SCHEMA = 1
 
 
@@ -37,7 +42,8 @@ class SavedRun:
         model: returns logits for prepared inputs; in evaluation mode. A `Network` unless the
             backbone was a module given in Python, which only the export can bring back.
         views: how raw samples become its inputs.
-        class_names: the classes of its logits, in order.
+        class_names: the classes of its logits, in order; with "unknown" as the last one where the
+            run was of an open-set task.
         kind: what a sample is.
         config: all of ``config.json``.
     """
@@ -47,6 +53,26 @@ class SavedRun:
     class_names: tuple[str, ...]
     kind: str
     config: dict[str, Any]
+
+    @property
+    def open_set(self) -> bool:
+        """Whether its last output is "unknown"."""
+        return UNKNOWN in self.config
+
+
+def save_model(folder: Path, network: Network, task: Task) -> dict[str, str]:
+    """Write a run's weights; returns what its configuration says of the output "unknown".
+
+    The network without that output stands in `MODEL`, so that any run may go on from it.
+    """
+    rule, about = rule_of(network), {"class_names": list(task.class_names)}
+    state = checkpoint.module_state(closed_network(network))
+    checkpoint.save_tensors(folder / MODEL, state, about)
+    if rule is None:
+        return {UNKNOWN: OWN_RULE} if task.open_set else {}
+    own = checkpoint.module_state(cast(nn.Module, rule))
+    checkpoint.save_tensors(folder / UNKNOWN_MODEL, own, {"rule": rule.rule})
+    return {UNKNOWN: rule.rule}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -88,7 +114,7 @@ def load_run(folder: str | Path) -> SavedRun:
     return SavedRun(
         _model(folder, config),
         views_from_config(config["views"]),
-        tuple(config["class_names"]),
+        (*config["class_names"], *([UNKNOWN] if UNKNOWN in config else [])),
         config["kind"],
         config,
     )
@@ -96,7 +122,7 @@ def load_run(folder: str | Path) -> SavedRun:
 
 def _model(folder: Path, config: dict[str, Any]) -> nn.Module:
     arguments = model_arguments(folder, config)
-    if arguments["name"] == "module":
+    if arguments["name"] == "module" or config.get(UNKNOWN) == OWN_RULE:
         return _exported(folder / EXPORT)
     if "file" in config["model"]:
         try:
@@ -111,7 +137,12 @@ def _model(folder: Path, config: dict[str, Any]) -> nn.Module:
         n_classes=len(config["class_names"]),
         **arguments,
     )
-    return made.module.eval()
+    if UNKNOWN not in config:
+        return made.module.eval()
+    state, _ = checkpoint.load_tensors(folder / UNKNOWN_MODEL)
+    rule = rule_from(config[UNKNOWN], state)
+    checkpoint.load_module_state(rule, state, folder / UNKNOWN_MODEL)
+    return open_network(cast(Network, made.module), rule).eval()
 
 
 def model_arguments(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -133,9 +164,25 @@ def _exported(path: Path) -> nn.Module:
     return model
 
 
-def class_ids(domain: Domain, class_names: tuple[str, ...], extra_classes: str) -> np.ndarray:
-    """The labels of a domain as the model's class ids; -1 for a sample that is not scored."""
-    ids = label_ids(domain, class_names, extra_classes)
+def class_ids(run: SavedRun, domain: Domain, extra_classes: str | None = None) -> np.ndarray:
+    """The labels of a domain as a run's class ids; -1 for a sample that is not scored.
+
+    Args:
+        run: whose classes they are.
+        domain: it must have labels.
+        extra_classes: as of a `Task`; None takes "unknown" where the run has that output, else
+            "error".
+
+    Raises:
+        DomadaptError: no sample has a label of the run's classes, or one has another label.
+    """
+    how = extra_classes or ("unknown" if run.open_set else "error")
+    if how == "unknown" and not run.open_set:
+        raise DomadaptError(
+            "This run's model has no output 'unknown'; adapt with --extra-classes unknown, or "
+            "leave samples of other classes out of the scores (--extra-classes unscored)."
+        )
+    ids = label_ids(domain, run.config["class_names"], how)
     if ids is None:
         raise DomadaptError(
             f"Evaluation needs labels, and {domain.name!r} has none; give class folders, "
@@ -205,7 +252,7 @@ def _online_step(run: SavedRun) -> Callable[[Inputs], None]:
             "Predicting online needs the network itself; this run's backbone was a module given in "
             "Python, of which only the export is kept."
         )
-    method = build_method(name, run.model, run.config["method"]["settings"])
+    method = build_method(name, closed_network(run.model), run.config["method"]["settings"])
     optimizer = (
         make_optimizer(method, Training(**run.config["training"])) if method.trains else None
     )
