@@ -407,10 +407,10 @@ def test_reviews(tmp_path: Path) -> None:
     domain = catalogue.domain("amazon:books:test", tmp_path)
     got = rows(domain)
     assert got.shape == (4, 5000)
-    # log(7) and log(3) over their length; a review of one word has that word alone.
-    length = math.hypot(math.log(7), math.log(3))
-    assert got[0, 0] == pytest.approx(math.log(7) / length)
-    assert got[0, 4999] == pytest.approx(math.log(3) / length)
+    # Both words stand in 5 of the 10 training reviews, so they weigh alike.
+    a, b = 1 + math.log(6), 1 + math.log(2)
+    assert got[0, 0] == pytest.approx(a / math.hypot(a, b))
+    assert got[0, 4999] == pytest.approx(b / math.hypot(a, b))
     assert got[1].nonzero().tolist() == [[1]]
     assert got.square().sum(1).tolist() == pytest.approx([1.0] * 4)
     assert domain.labels is not None

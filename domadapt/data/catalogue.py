@@ -107,9 +107,10 @@ def domain(spec: str, data_root: Path | str | None = None) -> Domain:
     and 32 pixels with augmentation "glyph"; image folders are streamed; ``office31-features`` are
     vectors as stored; ``office-caltech`` are SURF histograms, each brought to sum 1 and then each
     word z-scored within the domain (the protocol of Long et al., 2013, JDA); ``amazon`` are
-    5,000 words and pairs of words, ``log(1 + count)`` brought to length 1; ``har`` are series
-    ``(9, 128)`` whose windows overlap by half, so that a random validation part of one subject is
-    optimistic.
+    5,000 words and pairs of words as tf-idf of length 1: ``(1 + log count) (1 + log((1 + n) /
+    (1 + df)))``, ``df`` counted in the domain's own training part, without labels; ``har`` are
+    series ``(9, 128)`` whose windows overlap by half, so that a random validation part of one
+    subject is optimistic.
 
     Args:
         spec: ``collection``, ``collection:domain`` or ``collection:domain:part``.
@@ -611,15 +612,19 @@ def _reviews_file(folder: Path, name: str, part: str) -> Path | None:
 
 def _load_reviews(name: str, part: str | None, folder: Path) -> Domain:
     from sklearn.datasets import load_svmlight_file
-    from sklearn.preprocessing import normalize
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    def counts(of: str) -> tuple[Any, np.ndarray]:
+        path = _reviews_file(folder, name, of)
+        assert path is not None
+        with _reading(path):
+            return load_svmlight_file(str(path), n_features=5000, zero_based=True, dtype=np.float32)
 
     part = part or "train"
-    path = _reviews_file(folder, name, part)
-    assert path is not None
-    with _reading(path):
-        x, y = load_svmlight_file(str(path), n_features=5000, zero_based=True, dtype=np.float32)
-    # Long reviews and repeated words count less: log(1 + n), then every review has length 1.
-    x = normalize(x.log1p())
+    x, y = counts(part)
+    # How rare a word is, is counted in the domain's training part, whichever part is asked for.
+    train = x if part == "train" else counts("train")[0]
+    x = TfidfTransformer(sublinear_tf=True).fit(train).transform(x)
     return from_arrays(
         x,
         np.where(y > 0, "positive", "negative"),
