@@ -457,9 +457,15 @@ def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> 
     if len(measured) > 1:
         drop = before.get("source_val_accuracy", 0.0) - after.get("source_val_accuracy", 0.0)
         if drop > 0.05:
+            fits = any(method_class(part).closed_form for part in method_parts(trained[-1].method))
             said.append(
                 f"{name} lost {100 * drop:.0f} points of accuracy on the source's validation "
-                "samples: it may have unlearnt the task."
+                "samples: "
+                + (
+                    "it learnt from source samples fitted to the target; these are as they were."
+                    if fits
+                    else "it may have unlearnt the task."
+                )
             )
         if after["effective_classes"] < 0.5 * before["effective_classes"]:
             said.append(

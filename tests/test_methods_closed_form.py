@@ -319,6 +319,18 @@ def test_the_run_folder_predicts_as_the_network_that_was_returned(
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_what_is_lost_on_the_source_as_it_was_is_not_called_unlearnt() -> None:
+    x_s, y_s, _, _ = data()
+    # The classes swap places: what is right for the moved source is wrong for it as it was.
+    x_t = np.roll(x_s, 1, axis=1) * 2 + 4
+    how = {"steps": 60, "batch_size": 32, "workers": 0, "device": "cpu", "lr": 0.05}
+    task = Task(from_arrays(x_s, y_s), from_arrays(x_t, None))
+    _, report = adapt(task, "features", "linear_ot", training=how, look=False)
+    lost = [w for w in report.warnings if "on the source's validation samples" in w]
+    assert len(lost) == 1
+    assert "these are as they were" in lost[0]
+
+
 # Refusals -----------------------------------------------------------------------------------------
 
 
