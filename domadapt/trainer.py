@@ -371,7 +371,7 @@ class Trainer:
             self.step,
             device=accelerator.device,
             optimizer=optimizer,
-            source_loss=self.history.get("loss/source", ()),
+            history=self.history,
             autocast=accelerator.autocast(),
             scale=1.0 if accelerator.scaler is None else accelerator.scaler.get_scale(),
         )

@@ -441,7 +441,7 @@ def test_collapse_is_measured_against_the_source() -> None:
 
 def test_the_losses_yardstick_is_that_of_guessing() -> None:
     def curve(*values: float) -> Finding | None:
-        return findings.rate_too_high(run_of(at(0.5), source_loss=values))
+        return findings.rate_too_high(run_of(at(0.5), history={"loss/source": values}))
 
     assert curve(2.3, 1.0, 0.5, 0.3, 0.2, 0.1, 0.1) is None
     # A network that knows the task may forget some of it.
@@ -480,6 +480,9 @@ def test_a_term_that_waits_is_named_only_where_it_waits_for_confidence() -> None
     assert found is not None
     assert "lower the threshold" in found.sentence
     assert findings.inert(run_of(*waits[:5], confident=True)) is None
+    # Between the examinations it was not 0.
+    between = {"loss/pseudo": [0.0, 0.0, 0.1]}
+    assert findings.inert(run_of(*waits, confident=True, history=between)) is None
     assert findings.inert(run_of(*waits)) is None
 
 

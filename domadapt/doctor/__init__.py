@@ -57,7 +57,7 @@ class Doctor:
         *,
         device: torch.device,
         optimizer: torch.optim.Optimizer | None = None,
-        source_loss: Sequence[float] = (),
+        history: Mapping[str, Sequence[float]] | None = None,
         autocast: AbstractContextManager[Any] | None = None,
         scale: float = 1.0,
     ) -> Point:
@@ -68,7 +68,7 @@ class Doctor:
             step: its number.
             device: where the method is.
             optimizer: what trains it.
-            source_loss: the logged curve of the source loss.
+            history: the learning curves so far.
             autocast: the precision of the training.
             scale: what losses are multiplied by before their backward pass (fp16).
         """
@@ -94,7 +94,7 @@ class Doctor:
         self.judge(
             Evidence(
                 tuple(self.points),
-                tuple(source_loss),
+                history or {},
                 rate,
                 self.planned,
                 self.method.trains_on_confidence,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,7 @@ class Point:
         tellings: the discriminators by name.
         classes_s, classes_t: effective number of classes predicted on the batch's source and
             target, ``exp(H(mean_i p_i))``.
-        n_classes: how many there are.
+        n_classes: how many there are; 0 of a regression.
         gaps: how far the batch means of source and target lie apart before each BatchNorm layer,
             root mean square over channels in units of the running standard deviation.
         orphans: parameters that get a gradient and are in no group of the optimiser.
@@ -147,14 +147,14 @@ class Evidence:
 
     Attributes:
         points: the examinations in order, at least one.
-        source_loss: the logged curve of the source loss.
+        history: the learning curves so far.
         lr: the learning rate now.
         planned: how many examinations the whole run has.
         confident: whether the method trains on its own confidence, and may wait for it.
     """
 
     points: tuple[Point, ...]
-    source_loss: tuple[float, ...] = ()
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     lr: float = math.nan
     planned: int = 10
     confident: bool = False
@@ -170,14 +170,21 @@ class Evidence:
         return len(self.points) >= self.planned
 
     @property
-    def n_classes(self) -> int:
-        """How many classes there are."""
-        return self.now.n_classes
+    def guess(self) -> float:
+        """The source loss of a network that says the same of every sample.
+
+        ``log(classes)``, or, of measurements in standard deviations, 1.
+        """
+        return math.log(self.now.n_classes) if self.now.n_classes > 1 else 1.0
 
     @property
     def source(self) -> float:
         """The largest gradient that the source loss had on the encoder."""
         return max((p.source for p in self.points if p.source is not None), default=0.0)
+
+    def logged(self, term: str) -> Sequence[float]:
+        """The logged means of a term."""
+        return self.history.get(f"loss/{term}", ())
 
     def course(self, term: str) -> list[Term]:
         """A term over the points at which it had a weight."""

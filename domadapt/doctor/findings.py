@@ -109,9 +109,10 @@ def inert(evidence: Evidence) -> Finding | None:
     """A weighted term, or all of them together, that the encoder learns nothing from.
 
     A term computed without gradient is named after `ENOUGH` examinations. Pseudo-labels may wait
-    for confident predictions; their term is named when six tenths of the run are over. Another
-    term that is 0 throughout may have nothing to correct, and is not named. Terms that only the
-    method's own modules learn from may belong to a first phase, and are named at the end.
+    for confident predictions: their term is named when six tenths of the run have passed and it
+    was always 0. Another term that is always 0 may have nothing to correct, and is not named. Terms
+    that only the method's own modules learn from may belong to a first phase; they are named at the
+    end.
     """
     floor = _floor(evidence)
     if evidence.source <= 0:
@@ -130,7 +131,9 @@ def inert(evidence: Evidence) -> Finding | None:
                 "from out.z_s, out.z_t or the logits as they are.",
                 {"value": course[-1].value, "weight": course[-1].weight},
             )
-        zero = all(t.value == 0 for t in course)
+        zero = not any(evidence.logged(name)) and all(t.value == 0 for t in course)
+        if not zero and all(t.value == 0 for t in course):
+            continue
         if evidence.now.progress > 0.59 and (evidence.confident or not zero):
             advice = (
                 "No prediction has been confident enough: lower the threshold, or take more steps."
@@ -400,14 +403,14 @@ def batchnorm_apart(evidence: Evidence) -> Finding | None:
 def rate_too_high(evidence: Evidence) -> Finding | None:
     """A source loss that explodes, stays at that of guessing or above, or bounces about it.
 
-    The yardstick is ``log(classes)``, the loss of a network that knows nothing, or the loss at the
-    start of the run where that is higher. A loss that rises below it need not be wrong: adaptation
-    may cost some accuracy on the source, and small batches scatter.
+    The yardstick is the loss of a network that knows nothing, ``log(classes)`` (of a regression 1),
+    or the loss at the start of the run where that is higher. A loss that rises below it need not be
+    wrong: adaptation may cost some accuracy on the source, and small batches scatter.
     """
-    curve = [v for v in evidence.source_loss if math.isfinite(v)]
-    if len(curve) < 6 or evidence.n_classes < 2:
+    curve = [v for v in evidence.logged("source") if math.isfinite(v)]
+    if len(curve) < 6:
         return None
-    start, guess, recent = curve[0], math.log(evidence.n_classes), curve[-3:]
+    start, guess, recent = curve[0], evidence.guess, curve[-3:]
     level = sum(recent) / 3
     advice = (
         f"Lower the learning rate (now {evidence.lr:.2g}) or the weight of the adaptation terms, "
@@ -421,7 +424,7 @@ def rate_too_high(evidence: Evidence) -> Finding | None:
             f"is near. {advice}",
             numbers,
         )
-    if min(recent) > RISEN * max(start, guess) or min(recent) > 2 * guess:
+    if min(recent) > RISEN * max(start, guess):
         return Finding(
             "rate_too_high",
             f"The source loss began at {start:.3g} and is {level:.3g}, above that of guessing "
