@@ -25,13 +25,16 @@ from domadapt.evaluation import (
     domain_shift,
     evaluate,
     gain_interval,
+    in_fifths,
     labels_for_plot,
+    pairs_for_plot,
 )
 from domadapt.export import export_onnx, export_pt2
 from domadapt.inference import outputs_of
 from domadapt.methods import build_method, method_class, method_parts, method_settings
 from domadapt.network import Network
 from domadapt.open_set import rule_of
+from domadapt.regression import drawn_pairs
 from domadapt.report.embedding import embedding
 from domadapt.report.page import render
 from domadapt.report.report import BASELINE, Candidate, Report, describe, versions
@@ -45,11 +48,13 @@ from domadapt.runs.saved import (
     PAGE,
     PREDICTIONS,
     REPORT,
+    is_regression,
     prediction_table,
     read_config,
     save_model,
+    value_table,
 )
-from domadapt.selection.validators import label_free
+from domadapt.selection.validators import label_free, source_val_error
 from domadapt.settings import parse_setting
 from domadapt.task import UNKNOWN, Domain, Split, Task
 from domadapt.trainer import Trainer, is_main_process, make_accelerator
@@ -242,7 +247,7 @@ def check(
     parameters = sum(p.numel() for p in network.parameters())
     lines = [
         f"Task       {task!r}",
-        f"Classes    {', '.join(task.output_names)}",
+        f"{'Outputs' if task.regression else 'Classes'}    {', '.join(task.output_names)}",
         f"Model      {plan.spec.name} ({kind}), {parameters:,} parameters, input {_shape(plan)}",
         f"Candidates {', '.join(names)}, seed {seed}",
         "Training   " + ", ".join(f"{k}={v}" for k, v in asdict(how).items()),
@@ -273,7 +278,9 @@ def _spec(
 
 def without_source(target: Domain, run: str | Path, **options: Any) -> Task:
     """The task of adapting the model of a finished run to `target` without source data."""
-    return Task(None, target, class_names=read_config(Path(run))["class_names"], **options)
+    config = read_config(Path(run))
+    options = {**options, "regression": is_regression(config)}
+    return Task(None, target, class_names=config["class_names"], **options)
 
 
 def _as_task(
@@ -425,28 +432,81 @@ def _measure(
 
     source_val = None if task.source_free else says(task.source_val)
     test = says(task.target_test)
-    predictions = {"target_test": test.logits.softmax(1)}
+    predictions = {"target_test": _predicted(task, test)}
     if not task.transductive:
-        predictions = {"target_train": says(task.target_train).logits.softmax(1)} | predictions
+        predictions = {"target_train": _predicted(task, says(task.target_train))} | predictions
     scores = evaluate(task, test)
-    at_hand = labels_for_plot(task, range(len(task.target_test))) if look else None
+    shown = None
+    if look and not (task.regression and task.source_free):
+        as_classes = in_fifths if task.regression else (lambda _, outputs: outputs)
+        val = None if source_val is None else as_classes(task, source_val)
+        at_hand = labels_for_plot(task, range(len(task.target_test)))
+        shown = embedding(val, as_classes(task, test), at_hand, seed)
     candidate = Candidate(
         name=trained.name,
         method=trained.method,
         settings=trained.settings,
         history=trained.history,
         seconds=trained.seconds,
-        label_free=label_free(source_val, test),
+        label_free=source_val_error(source_val)
+        if task.regression
+        else label_free(source_val, test),
         target=None if scores is None else scores.to_dict(),
         shift=domain_shift(source_val.z, test.z, seed) if look and source_val else {},
-        confidence={
+        confidence={}
+        if task.regression
+        else {
             **({"source_val": confidence(source_val)} if source_val else {}),
             "target": confidence(test),
         },
-        embedding=embedding(source_val, test, at_hand, seed) if look else None,
+        embedding=shown,
+        values=_values(task, source_val, test, seed) if task.regression else {},
         warnings=list(trained.warnings),
     )
     return _Measured(candidate, plan.compose(network.cpu()).eval(), predictions)
+
+
+def _predicted(task: Task, outputs: Outputs) -> Tensor:
+    """Class probabilities, or the values of a regression."""
+    return outputs.logits if task.regression else outputs.logits.softmax(1)
+
+
+def _values(task: Task, source_val: Outputs | None, test: Outputs, seed: int) -> dict[str, Any]:
+    """Predicted and true values that the page draws, where true ones are known."""
+    found: dict[str, Any] = {}
+    if source_val is not None and source_val.y is not None:
+        found["source_val"] = drawn_pairs(source_val.logits, source_val.y.numpy(), seed)
+    target = pairs_for_plot(task, test, seed)
+    return found if target is None else {**found, "target_test": target}
+
+
+def _value_warnings(measured: list[_Measured], task: Task) -> list[str]:
+    """Those of `_warnings` that compare both models, for a regression."""
+    said = []
+    before, after = measured[0], measured[-1]
+    name = after.candidate.name
+    errors = [m.candidate.label_free.get("source_val_mae", 0.0) for m in (before, after)]
+    if errors[1] > 1.25 * errors[0]:
+        said.append(
+            f"{name}'s mean absolute error on the source's validation samples is {errors[1]:.4g}, "
+            f"source_only's {errors[0]:.4g}: it may have unlearnt the task."
+        )
+    spread = [m.predictions["target_test"].std(0).mean() for m in (before, after)]
+    if spread[1] < 0.5 * spread[0]:
+        said.append(
+            f"{name}'s predictions on the target vary by {float(spread[1]):.3g}, source_only's by "
+            f"{float(spread[0]):.3g}: it may have collapsed to one value."
+        )
+    interval = gain_interval(
+        task, before.predictions["target_test"], after.predictions["target_test"]
+    )
+    if interval is not None and interval[0] <= 0 <= interval[1]:
+        said.append(
+            f"The difference between source_only and {name} is within chance: on these "
+            f"{len(task.target_test)} samples the 95 % interval of what the mean absolute error "
+            f"lost reaches from {interval[0]:+.3g} to {interval[1]:+.3g}."
+        )
+    return said
 
 
 def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> list[str]:
@@ -454,7 +514,9 @@ def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> 
     said = [f"{t.name}: {sentence}" for t in trained for sentence in t.warnings]
     before, after = measured[0].candidate.label_free, measured[-1].candidate.label_free
     name = trained[-1].name
-    if len(measured) > 1:
+    if len(measured) > 1 and task.regression:
+        said += _value_warnings(measured, task)
+    elif len(measured) > 1:
         drop = before.get("source_val_accuracy", 0.0) - after.get("source_val_accuracy", 0.0)
         if drop > 0.05:
             fits = any(method_class(part).closed_form for part in method_parts(trained[-1].method))
@@ -517,7 +579,10 @@ def _save(
     for split in (task.target_train, task.target_test):
         if split.name in chosen.predictions:
             p = chosen.predictions[split.name]
-            table = prediction_table(split.ids(), p, task.output_names)
+            if task.regression:
+                table = value_table(split.ids(), p, task.class_names)
+            else:
+                table = prediction_table(split.ids(), p, task.output_names)
             table.insert(1, "split", split.name)
             tables.append(table)
     csv = pd.concat(tables).to_csv(index=False)
@@ -528,6 +593,7 @@ def _save(
         "schema": CONFIG_SCHEMA,
         "kind": task.kind,
         "task": task.name,
+        **({"task_type": "regression"} if task.regression else {}),
         "class_names": list(task.class_names),
         **unknown,
         "model": {

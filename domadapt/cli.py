@@ -22,6 +22,7 @@ from domadapt.defaults import training_settings
 from domadapt.errors import DomadaptError
 
 if TYPE_CHECKING:
+    from domadapt.runs.saved import SavedRun
     from domadapt.task import Domain, Task
 
 app = typer.Typer(
@@ -30,7 +31,7 @@ app = typer.Typer(
     help="Adapt a model to unlabelled target data, know whether it helped, and see why.",
 )
 
-Metric = Literal[
+ClassMetric = Literal[
     "accuracy",
     "macro_f1",
     "per_class_mean",
@@ -39,6 +40,8 @@ Metric = Literal[
     "unknown_accuracy",
     "h_score",
 ]
+ValueMetric = Literal["mae", "rmse", "r2", "spearman"]
+Metric = Literal[ClassMetric, ValueMetric]
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -111,12 +114,15 @@ def _make_task(request: dict[str, Any]) -> Task:
     def read(place: str, **more: Any) -> Domain:
         # The label column is the tables' affair; it is refused where there is no table at all.
         label = request["label_column"] if _is_table(place) or not some_table else None
-        return _load(place, label, request["group_column"], root, **more)
+        return _load(place, label, request["group_column"], root, regression=regression, **more)
 
     options: dict[str, Any] = {"extra_classes": request["extra_classes"]}
+    regression = request.get("task_type") == "regression"
     if request["source"] is None:
         from domadapt.adaptation import without_source
+        from domadapt.runs.saved import is_regression, read_config
 
+        regression = is_regression(read_config(Path(request["arguments"]["checkpoint_file"])))
         target = read(request["target"])
         if request["target_test"] is not None:
             options["target_test"] = read(request["target_test"])
@@ -223,6 +229,13 @@ def adapt(
             rich_help_panel="Data",
         ),
     ] = "error",
+    task_type: Annotated[
+        Literal["classification", "regression"],
+        typer.Option(
+            help="Whether labels are classes or measurements (of several columns: a,b).",
+            rich_help_panel="Data",
+        ),
+    ] = "classification",
     image_size: Annotated[
         int | None, typer.Option(help="Side images are brought to.", rich_help_panel="Data")
     ] = None,
@@ -258,8 +271,12 @@ def adapt(
         typer.Option(help="Width of the layer before the head; 0: none.", rich_help_panel="Model"),
     ] = None,
     metric: Annotated[
-        Metric, typer.Option(help="Metric that the closing line shows.", rich_help_panel="Output")
-    ] = "accuracy",
+        Metric | None,
+        typer.Option(
+            help="Metric that the closing line shows beside the usual ones.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     export: Annotated[
         list[str] | None,
         typer.Option(help="pt2 (always made) or onnx.", rich_help_panel="Output"),
@@ -311,6 +328,7 @@ def adapt(
             "group_column": group_column,
             "data_root": None if data_root is None else str(data_root),
             "extra_classes": extra_classes,
+            "task_type": task_type,
             "arguments": {
                 "model": None if model is None else _own_file(model),
                 "method": "+".join(_own_file(part) for part in method_parts(method)),
@@ -381,7 +399,7 @@ def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> N
     check_folder(out, resume)
     parts = parts_of_run(arguments["method"])
     task = _make_task(request)
-    _check_metric(request["metric"], task.open_set)
+    _check_metric(request["metric"], task.open_set, task.regression)
     if dry_run:
         _say(check(task, **arguments))
     if is_main_process():
@@ -409,7 +427,7 @@ def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> N
     if is_main_process():
         _say(report.summary())
         metric = request["metric"]
-        if metric != "accuracy":
+        if metric not in (None, "accuracy", "mae"):
             for candidate in report.candidates:
                 value = (candidate.target or {}).get(metric)
                 if value is not None:
@@ -437,17 +455,23 @@ def predict(
     label_column: LabelColumn = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Predict the classes of new data with a run's adapted model."""
-    from domadapt.runs.saved import load_run, prediction_table
+    """Predict the classes, or values, of new data with a run's adapted model."""
+    from domadapt.runs.saved import load_run, prediction_table, value_table
     from domadapt.runs.saved import predict as probabilities
 
     saved = load_run(run)
+    if per_class and saved.regression:
+        raise DomadaptError("--per-class is for classes; this run is a regression. Leave it out.")
     domain = _load(
         data, label_column, None, data_root, columns=saved.config.get("columns"), labelled=False
     )
     p = probabilities(saved, domain, batch_size, online=online)
     ids = [str(i) for i in (domain.ids if domain.ids is not None else range(len(domain)))]
-    csv = prediction_table(ids, p, saved.class_names, per_class).to_csv(index=False)
+    if saved.regression:
+        table = value_table(ids, p, saved.class_names)
+    else:
+        table = prediction_table(ids, p, saved.class_names, per_class)
+    csv = table.to_csv(index=False)
     if output is None:
         sys.stdout.write(csv)
     else:
@@ -457,7 +481,16 @@ def predict(
         _say(f"Note: {note}", error=True)
 
 
-def _check_metric(metric: str, open_set: bool) -> None:
+def _check_metric(metric: str | None, open_set: bool, regression: bool) -> None:
+    """Refuse a metric that there is not for such labels."""
+    if metric is None:
+        return
+    known = typing.get_args(ValueMetric if regression else ClassMetric)
+    if metric not in known:
+        raise DomadaptError(
+            f"The labels are {'measurements' if regression else 'classes'}, for which there is no "
+            f"{metric}; choose one of {', '.join(known)}."
+        )
     if metric in ("known_accuracy", "unknown_accuracy", "h_score") and not open_set:
         raise DomadaptError(
             f"{metric} is of models with the output 'unknown'; adapt with --extra-classes unknown, "
@@ -487,27 +520,54 @@ def evaluate(
     from domadapt.runs.saved import predict as probabilities
 
     saved = load_run(run)
+    _check_metric(metric, saved.open_set, saved.regression)
+    columns, regression = saved.config.get("columns"), saved.regression
     domain = _load(
-        data, label_column, None, data_root, columns=saved.config.get("columns"), labelled=True
+        data, label_column, None, data_root, columns=columns, labelled=True, regression=regression
     )
+    if regression:
+        _evaluate_values(saved, domain, metric, as_json)
+        return
     y = class_ids(saved, domain, extra_classes)
     p = probabilities(saved, domain)
     found = score(p, y, saved.class_names, open_set=saved.open_set).to_dict()
     if metric is not None:
-        _check_metric(metric, saved.open_set)
         value = found.get(metric)
         _say(f"{value:.6f}" if value is not None else "undefined")
         return
     if as_json:
         _say(json.dumps(found))
         return
-    for name in typing.get_args(Metric)[: None if saved.open_set else 4]:
+    for name in typing.get_args(ClassMetric)[: None if saved.open_set else 4]:
         value = found.get(name)
         _say(f"{name.replace('_', ' '):<16} {'undefined' if value is None else f'{value:.4f}'}")
     _say(f"{'samples':<16} {found['n']}")
     rows = zip(saved.class_names, found["per_class"], strict=True)
     for name, value in rows:
         _say(f"  {name:<20} {'no sample' if value is None else f'{value:.4f}'}")
+
+
+def _evaluate_values(saved: SavedRun, domain: Domain, metric: str | None, as_json: bool) -> None:
+    """What `evaluate` says of a run that is a regression."""
+    from domadapt.regression import score_values, written
+    from domadapt.runs.saved import predict as values
+    from domadapt.runs.saved import true_values
+
+    y = true_values(domain, saved.class_names)
+    found = score_values(values(saved, domain), y, saved.class_names).to_dict()
+    if metric is not None:
+        _say(f"{found[metric]:.9g}" if found[metric] is not None else "undefined")
+        return
+    if as_json:
+        _say(json.dumps(found))
+        return
+    several = found["per_output"] if len(found["per_output"]) > 1 else []
+    for row in (found, *several):
+        if "name" in row:
+            _say(row["name"])
+        for name in typing.get_args(ValueMetric):
+            _say(f"{'  ' * ('name' in row)}{name:<15} {written(row[name])}")
+    _say(f"{'samples':<15} {found['n']}")
 
 
 @app.command()

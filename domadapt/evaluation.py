@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from domadapt.errors import DomadaptError
+from domadapt.regression import ValueScores, drawn_pairs, fifths, known, pairs, score_values
 from domadapt.task import Task
 
 #: Samples per domain that `proxy_a_distance` and `mmd` look at, at most.
@@ -25,7 +26,7 @@ class Outputs:
     """What a network says of one split.
 
     Attributes:
-        logits: ``(n, classes)``, float32, on the CPU.
+        logits: ``(n, classes)``, or, of a regression, values ``(n, k)``; float32, on the CPU.
         z: features ``(m, d)``, float32, of the first samples of the split or of the subsample
             `rows` of them.
         y: class ids ``(n,)`` where they are allowed to be known (source splits), else None.
@@ -203,7 +204,7 @@ def metrics(values: Values, y: Labels, class_names: Sequence[str]) -> dict[str, 
     return found if s.auroc is None else {**found, "auroc": s.auroc}
 
 
-def evaluate(task: Task, outputs: Outputs) -> Scores | None:
+def evaluate(task: Task, outputs: Outputs) -> Scores | ValueScores | None:
     """Score a network's `outputs` on ``task.target_test``; None where that has no labels.
 
     The only place that reads target labels without `oracle` in its name.
@@ -211,6 +212,8 @@ def evaluate(task: Task, outputs: Outputs) -> Scores | None:
     labels = task._labels_for_evaluate()
     if labels is None:
         return None
+    if task.regression:
+        return score_values(outputs.logits, labels, task.class_names)
     return score(outputs.logits, labels, task.output_names, open_set=task.open_set)
 
 
@@ -221,18 +224,23 @@ def gain_interval(
 
     Paired: with ``d_i`` the difference in correctness (-1, 0, 1) of sample i, the interval is
     ``mean d +- z sd(d) / sqrt(n)``, the normal approximation of McNemar's comparison. It speaks of
-    the sampling of the test set, not of the seed of training.
+    the sampling of the test set, not of the seed of training. In a regression ``d_i`` is by how
+    much the absolute error became smaller, the mean of the outputs.
 
     Args:
         task: its test labels are read.
-        before, after: logits or probabilities ``(n, classes)`` of both models.
+        before, after: logits or probabilities ``(n, classes)`` of both models; values ``(n, k)``.
     """
     labels = task._labels_for_evaluate()
     if labels is None:
         return None
-    scored = labels >= 0
-    right = [probabilities(v).argmax(1)[scored] == labels[scored] for v in (before, after)]
-    gained = right[1].astype(float) - right[0].astype(float)
+    if task.regression:
+        errors = [np.abs(np.subtract(*pairs(v, labels))).mean(1) for v in (before, after)]
+        gained = errors[0] - errors[1]
+    else:
+        scored = labels >= 0
+        right = [probabilities(v).argmax(1)[scored] == labels[scored] for v in (before, after)]
+        gained = right[1].astype(float) - right[0].astype(float)
     half = z * float(gained.std()) / float(np.sqrt(len(gained)))
     return float(gained.mean()) - half, float(gained.mean()) + half
 
@@ -240,12 +248,42 @@ def gain_interval(
 def labels_for_plot(task: Task, rows: Sequence[int]) -> list[int | None] | None:
     """The true class ids of some rows of ``task.target_test``, to colour a plot by.
 
-    None where the task has no test labels; None within for a sample that is not scored.
+    None where the task has no test labels; None within for a sample that is not scored. In a
+    regression, which fifth of the source's values each lies in.
     """
     labels = task._labels_for_evaluate()
     if labels is None:
         return None
+    if task.regression:
+        labels = np.where(known(labels), fifths(_reference(task), labels), -1)
     return [int(labels[i]) if labels[i] >= 0 else None for i in rows]
+
+
+def pairs_for_plot(
+    task: Task, outputs: Outputs, seed: int = 0
+) -> dict[str, list[list[float]]] | None:
+    """Predicted and true values of some labelled samples of ``task.target_test``; None without."""
+    labels = task._labels_for_evaluate()
+    return None if labels is None else drawn_pairs(outputs.logits, labels, seed)
+
+
+def in_fifths(task: Task, outputs: Outputs) -> Outputs:
+    """The outputs of a regression as classes, to colour a plot by: fifths of source values."""
+    predicted = torch.from_numpy(fifths(_reference(task), outputs.logits.numpy()))
+    y = outputs.y
+    return dataclasses.replace(
+        outputs,
+        logits=torch.nn.functional.one_hot(predicted, 5).float(),
+        y=None if y is None else torch.from_numpy(fifths(_reference(task), y.numpy())),
+    )
+
+
+def _reference(task: Task) -> np.ndarray:
+    y = task.source_train.y
+    if y is None or len(y) == 0:
+        raise DomadaptError("Fifths of the source's values need a source; this task has none.")
+    values: np.ndarray = y.numpy()
+    return values
 
 
 def confidence(outputs: Outputs, bins: int = 20) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,14 @@ def value_array(values: Any, name: str) -> np.ndarray:
             f"{name!r} are infinite. Replace them, or drop the samples."
         )
     return y
+
+
+def written(value: float | None) -> str:
+    """A value or an error with four significant digits, as a reader would write it."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(0, 3 - size)}f}" if -4 < size < 9 else f"{value:.3e}"
 
 
 def known(labels: np.ndarray) -> np.ndarray:

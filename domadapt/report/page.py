@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,10 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from domadapt.doctor.findings import alignment
+from domadapt.regression import written
 from domadapt.report import figures
+from domadapt.report.regression import Row, per_output, value_panels
 from domadapt.report.report import BASELINE, Candidate, Report
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table of candidates: what is measured, how to read it, a value for each."""
-
-    name: str
-    hint: str
-    values: list[str]
-
 
 #: Key in a Candidate, name, how to read it, and how it is written.
 _TARGET = (
@@ -35,6 +26,10 @@ _TARGET = (
     ("known_accuracy", "known accuracy", "on samples of the source's classes", "share"),
     ("unknown_accuracy", "unknown accuracy", "of other samples, those called unknown", "share"),
     ("h_score", "H-score", "harmonic mean of the two above", "share"),
+    ("mae", "mean absolute error", "in the units of the labels", "value"),
+    ("rmse", "RMSE", "root of the mean squared error", "value"),
+    ("r2", "R2", "1 is perfect, 0 as good as always predicting the mean", "number"),
+    ("spearman", "rank correlation", "Spearman's; 1 where the order is right", "number"),
     ("n", "scored samples", "", "count"),
 )
 _LABEL_FREE = {
@@ -43,6 +38,12 @@ _LABEL_FREE = {
         "on the source, not on the target",
         "share",
     ),
+    "source_val_mae": (
+        "source validation error",
+        "mean absolute error on the source, not on the target",
+        "value",
+    ),
+    "source_val_r2": ("source validation R2", "on the source, not on the target", "number"),
     "entropy": (
         "entropy of a prediction",
         "nats; 0 is certain, of right and wrong alike",
@@ -74,6 +75,8 @@ def _write(value: Any, how: str) -> str:
         return "–"
     if how == "share":
         return f"{100 * value:.1f} %"
+    if how == "value":
+        return written(value)
     return f"{value:,}" if how == "count" else f"{value:.3f}"
 
 
@@ -116,6 +119,7 @@ def _groups(report: Report) -> list[tuple[str, list[Row]]]:
     ]
     groups = [
         ("On the target, with its labels", target),
+        *((f"On the target: {name}", lines) for name, lines in per_output(found)),
         ("Without target labels", rows("label_free", _LABEL_FREE)),
         ("Distance of the domains, in the features", rows("shift", _SHIFT)),
         ("Training", [Row("time", "seconds", [f"{c.seconds:,.0f}" for c in found])]),
@@ -226,7 +230,7 @@ def _weights(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _maps(report: Report, draw: _Drawer, shown: Sequence[Candidate]) -> list[dict[str, Any]]:
-    names = report.task["class_names"]
+    names = report.task["fifths"] if report.regression else report.task["class_names"]
     maps = []
     for c in shown:
         e = c.embedding
@@ -236,12 +240,15 @@ def _maps(report: Report, draw: _Drawer, shown: Sequence[Candidate]) -> list[dic
         numbers = [
             f"{_SHIFT[key][0]} {_write(c.shift[key], 'number')}" for key in _SHIFT if key in c.shift
         ]
-        if c.target is not None:
+        if c.target is not None and report.regression:
+            numbers.append(f"mean absolute error on the target {written(c.target['mae'])}")
+        elif c.target is not None:
             numbers.append(f"target accuracy {_write(c.target['accuracy'], 'share')}")
         drawn = []
         for by in ("domain", "class"):
-            words = f"t-SNE map of the features of {c.name}, {when}, coloured by {by}."
-            panel = figures.embedding_panel(e, names, by, f"by {by}")
+            what = "value" if report.regression and by == "class" else by
+            words = f"t-SNE map of the features of {c.name}, {when}, coloured by {what}."
+            panel = figures.embedding_panel(e, names, by, f"by {what}")
             drawn.append(draw(panel, words))
         maps.append(
             {
@@ -305,8 +312,11 @@ def _confidences(shown: Sequence[Candidate], draw: _Drawer) -> list[Markup]:
 
 
 def _settings(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
-    task = {k: v for k, v in report.task.items() if k not in ("notes", "class_names")}
-    task["classes"] = len(report.task["class_names"]) - bool(task.get("open_set"))
+    task = {k: v for k, v in report.task.items() if k not in ("notes", "class_names", "fifths")}
+    if report.regression:
+        task["outputs"] = report.task["class_names"]
+    else:
+        task["classes"] = len(report.task["class_names"]) - bool(task.get("open_set"))
     method = next(c.method for c in report.candidates if c.name == report.chosen)
     tables = {
         "Task": task,
@@ -341,7 +351,9 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     main = after or chosen
-    return environment.get_template("page.html.j2").render(
+    page = "regression.html.j2" if report.regression else "page.html.j2"
+    environment.filters["written"] = written
+    return environment.get_template(page).render(
         report=report,
         task=report.task,
         chosen=chosen,
@@ -357,11 +369,12 @@ def render(report: Report) -> str:
         alignments=_alignments(report.candidates),
         findings=sum(len(c.warnings) for c in report.candidates),
         maps=_maps(report, draw, shown),
-        per_class=_per_class(before, main, names, draw),
+        values=value_panels(report, shown, draw),
+        per_class=None if report.regression else _per_class(before, main, names, draw),
         # Two large matrices side by side would be too small to read.
-        confusions=_confusions(
-            shown if len(names) <= figures.MAX_ANNOTATED else [main], names, draw
-        ),
+        confusions=[]
+        if report.regression
+        else _confusions(shown if len(names) <= figures.MAX_ANNOTATED else [main], names, draw),
         large=len(names) > figures.MAX_ANNOTATED,
         confidences=_confidences(shown, draw),
         settings=_settings(report),

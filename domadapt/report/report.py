@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from domadapt.errors import DomadaptError
+from domadapt.regression import fifth_names, written
 from domadapt.task import Task
 
 SCHEMA_VERSION = 1
@@ -61,7 +62,9 @@ class Candidate:
         target: its `Scores` on the target test set as a dictionary; None without labels.
         shift: distance of the domains in its features (`domadapt.evaluation.domain_shift`).
         confidence: ``source_val`` and ``target``, each the shares of 20 equal parts of [0, 1].
-        embedding: a map of its features.
+        embedding: a map of its features; of a regression, its classes are `fifths`.
+        values: of a regression ``source_val`` and, with labels, ``target_test``: some samples,
+            ``predicted`` and ``true``, a row of values each.
         warnings: what the doctor found while it was trained.
     """
 
@@ -75,6 +78,7 @@ class Candidate:
     shift: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, list[float]] = field(default_factory=dict)
     embedding: Embedding | None = None
+    values: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -85,7 +89,8 @@ class Report:
     Attributes:
         task: ``name, kind, transductive, class_names`` (of the models' outputs), ``sizes`` (by
             split), ``source_names, target_name, notes``, and ``open_set`` where the last class is
-            "unknown"; see `describe`.
+            "unknown"; of a regression ``task_type`` and, in words, the ``fifths`` of the source's
+            values; see `describe`.
         chosen: name of the candidate whose model the run folder holds.
         candidates: every model that was trained.
         model: ``backbone`` (its name), ``parameters`` (how many), ``input`` (its shape), and more.
@@ -122,6 +127,11 @@ class Report:
 
     def __repr__(self) -> str:
         return f"Report({self.task['name']}, chosen {self.chosen!r}; see summary())"
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are measurements."""
+        return bool(self.task.get("task_type") == "regression")
 
     @property
     def baseline(self) -> Candidate | None:
@@ -190,20 +200,29 @@ class Report:
         scored = [c for c in self.candidates if c.target is not None]
         for c in scored:
             assert c.target is not None
+            if self.regression:
+                lines.append(f"  {c.name:<{width}}  target {_errors(c.target)}")
+                continue
             lines.append(
                 f"  {c.name:<{width}}  target accuracy {c.target['accuracy']:.3f}"
                 f"  (macro F1 {c.target['macro_f1']:.3f}, {c.target['n']:,} samples)"
                 + (f", h score {c.target['h_score']:.3f}" if "h_score" in c.target else "")
             )
         gain = self.gain()
-        if gain is not None and self.adapted is not None:
+        if gain is not None and self.adapted is not None and self.regression:
+            more = "more" if gain < 0 else "less"
+            lines.append(
+                f"  {self.adapted.name} against source-only: {written(abs(gain))} {more} error"
+            )
+        elif gain is not None and self.adapted is not None:
             lines.append(f"  {self.adapted.name} against source-only: {100 * gain:+.1f} points")
         if not scored:
+            what = "the error on it" if self.regression else "its accuracy"
             lines.append(
-                "  The target has no labels: its accuracy, and whether adapting helped, cannot be "
-                "known."
+                f"  The target has no labels: {what}, and whether adapting helped, cannot be known."
             )
-        lines.append("  Without target labels (no accuracy on the target):")
+        of = "error" if self.regression else "accuracy"
+        lines.append(f"  Without target labels (no {of} on the target):")
         for c in self.candidates:
             found = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in c.label_free.items())
             lines.append(f"  {c.name:<{width}}  {found or 'not computed'}")
@@ -211,10 +230,15 @@ class Report:
         return "\n".join(lines)
 
     def gain(self) -> float | None:
-        """Target accuracy of `adapted` minus that of `baseline`; None where either is unknown."""
+        """Target accuracy of `adapted` minus that of `baseline`; None where either is unknown.
+
+        In a regression, by how much the mean absolute error is smaller.
+        """
         before, after = self.baseline, self.adapted
         if before is None or after is None or before.target is None or after.target is None:
             return None
+        if self.regression:
+            return float(before.target["mae"] - after.target["mae"])
         return float(after.target["accuracy"] - before.target["accuracy"])
 
 
@@ -222,6 +246,15 @@ _FOREIGN = (
     "This is not a report of domadapt: report.json must be the JSON text that `domadapt adapt` "
     "wrote. Give another run folder, or run it again."
 )
+
+
+def _errors(target: Mapping[str, Any]) -> str:
+    """The scores of a regression in a line."""
+    r2 = "undefined" if target["r2"] is None else f"{target['r2']:.3f}"
+    return (
+        f"mean absolute error {written(target['mae'])}  (RMSE {written(target['rmse'])}, R2 {r2}, "
+        f"{target['n']:,} samples)"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -265,7 +298,14 @@ def describe(task: Task) -> dict[str, Any]:
         "source_names": list(task.source_names),
         "target_name": task.target_name,
         "notes": list(task.notes),
+        **(_described_values(task) if task.regression else {}),
     }
+
+
+def _described_values(task: Task) -> dict[str, Any]:
+    y = task.source_train.y
+    names = [] if y is None or len(y) == 0 else fifth_names(y.numpy())
+    return {"task_type": "regression", "fifths": names}
 
 
 def versions() -> dict[str, str]:

@@ -28,7 +28,7 @@ from domadapt.defaults import BOTTLENECK, BackboneKind
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of, to_device
 from domadapt.network import Network, Normalize, Rescale, in_units, width_of
-from domadapt.runs.saved import CONFIG, MODEL, model_arguments, read_config
+from domadapt.runs.saved import CONFIG, MODEL, is_regression, model_arguments, read_config
 from domadapt.task import Domain, Inputs, Split, Task
 
 #: Samples of the source from which the inputs' mean and spread are taken.
@@ -195,6 +195,12 @@ def _taken_up(spec: ModelSpec, given: str, task: Task) -> tuple[ModelSpec, Prepr
     if not is_of_run(path) or not (path.parent / CONFIG).exists():
         return spec, None
     config = read_config(path.parent)
+    if is_regression(config) != task.regression:
+        raise DomadaptError(
+            f"The model of {path.parent} was made for "
+            f"{'measurements' if is_regression(config) else 'classes'}, and this task has "
+            f"{'measurements' if task.regression else 'classes'}; both must be the same."
+        )
     if tuple(config["class_names"]) != task.class_names:
         raise DomadaptError(
             f"The model of {path.parent} tells {', '.join(config['class_names'])} apart, and the "

@@ -59,6 +59,16 @@ class SavedRun:
         """Whether its last output is "unknown"."""
         return UNKNOWN in self.config
 
+    @property
+    def regression(self) -> bool:
+        """Whether its outputs are values, of what `class_names` name."""
+        return is_regression(self.config)
+
+
+def is_regression(config: dict[str, Any]) -> bool:
+    """Whether a run's configuration is that of a regression."""
+    return config.get("task_type") == "regression"
+
 
 def save_model(folder: Path, network: Network, task: Task) -> dict[str, str]:
     """Write a run's weights; returns what its configuration says of the output "unknown".
@@ -193,6 +203,18 @@ def class_ids(run: SavedRun, domain: Domain, extra_classes: str | None = None) -
     return ids
 
 
+def true_values(domain: Domain, names: tuple[str, ...]) -> np.ndarray:
+    """The values ``(n, k)`` of a domain, to score the model of a regression with."""
+    y = domain.values
+    if y is None or y.shape[1] != len(names):
+        raise DomadaptError(
+            f"Evaluation needs the values of {', '.join(names)}, and {domain.name!r} has "
+            f"{'none' if y is None else f'{y.shape[1]} columns of values'}; give --label-column, "
+            "or an array y (regression=True)."
+        )
+    return y
+
+
 def whole(domain: Domain) -> Split:
     """All of a domain, without its labels."""
     return Split("all", domain.unlabelled(), np.arange(len(domain)))
@@ -201,7 +223,8 @@ def whole(domain: Domain) -> Split:
 def predict(
     run: SavedRun, domain: Domain, batch_size: int | None = None, *, online: bool = False
 ) -> Tensor:
-    """Class probabilities ``(n, classes)`` of every sample of a domain.
+    """Class probabilities ``(n, classes)`` of every sample of a domain; of a regression values
+    ``(n, k)``, in the units of the labels.
 
     Args:
         run: what `load_run` returned.
@@ -234,7 +257,8 @@ def predict(
         if adapt is not None:
             adapt(x)
         with torch.no_grad():
-            parts.append(run.model(x).float().softmax(1))
+            said = run.model(x).float()
+            parts.append(said if run.regression else said.softmax(1))
     return torch.cat(parts)
 
 
@@ -270,6 +294,16 @@ def _online_step(run: SavedRun) -> Callable[[Inputs], None]:
         method.eval()
 
     return step
+
+
+def value_table(ids: list[str], values: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
+    """One row per sample: its name and its ``value``; of several outputs, a ``value_NAME`` each.
+
+    Seven digits, which are all that float32 has.
+    """
+    columns = ["value"] if len(names) == 1 else [f"value_{name}" for name in names]
+    rounded = [[float(f"{v:.7g}") for v in column] for column in values.T.tolist()]
+    return pd.DataFrame({"id": ids, **dict(zip(columns, rounded, strict=True))})
 
 
 def prediction_table(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs
+from domadapt.regression import score_values
 
 
 def _log_p(outputs: Outputs) -> Tensor:
@@ -55,6 +56,19 @@ def information_maximisation(target: Outputs) -> float:
 def effective_classes(target: Outputs) -> float:
     """``exp(H(mean_i p_i))``: how many classes the predictions spread over, 1 to classes."""
     return float(torch.tensor(_entropy_of_mean(_log_p(target))).exp())
+
+
+def source_val_error(source_val: Outputs | None) -> dict[str, float]:
+    """Of a regression: mean absolute error and R2 on the source's validation samples.
+
+    They are all there is without target labels; nothing where there is no source.
+    """
+    if source_val is None or source_val.y is None:
+        return {}
+    y = source_val.y.numpy()
+    found = score_values(source_val.logits, y, [str(i) for i in range(y.shape[1])])
+    r2 = {} if found.r2 is None else {"source_val_r2": found.r2}
+    return {"source_val_mae": found.mae, **r2}
 
 
 def label_free(source_val: Outputs | None, target: Outputs) -> dict[str, float]:
