@@ -204,7 +204,7 @@ class Trainer:
         self._saved = 0
         self.track = track
         self.accelerator = make_accelerator(training, track, track_folder)
-        #: Looks at the method about ten times a run, and changes nothing.
+        #: Looks at the method eight times a run, and changes nothing.
         self.doctor = Doctor(method, self.steps, closer=self.accelerator.num_processes == 1)
         if task.regression and method.needs_classes:
             able = ", ".join(n for n in method_names() if not method_class(n).needs_classes)

@@ -149,25 +149,20 @@ class Evidence:
         points: the examinations in order, at least one.
         history: the learning curves so far.
         lr: the learning rate now.
-        planned: how many examinations the whole run has.
+        last: whether the run has no further examination.
         confident: whether the method trains on its own confidence, and may wait for it.
     """
 
     points: tuple[Point, ...]
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     lr: float = math.nan
-    planned: int = 10
+    last: bool = False
     confident: bool = False
 
     @property
     def now(self) -> Point:
         """The latest examination."""
         return self.points[-1]
-
-    @property
-    def last(self) -> bool:
-        """Whether the run has no further examination."""
-        return len(self.points) >= self.planned
 
     @property
     def guess(self) -> float:
