@@ -15,8 +15,9 @@ class CORAL(Method):
     """CORAL in closed form (Sun et al., 2016, arXiv:1511.05547), `domadapt.closed_form.Coral`.
 
     Before training, the source's rows get the target's covariance and, unlike in the paper, its
-    mean; the network then learns from them. The paper trains a linear classifier (--bottleneck 0
-    --model features); here any layers may follow. When it fails: see `domadapt.closed_form.Coral`.
+    mean; the network then learns from them. The paper trains a linear classifier (--bottleneck 0);
+    here any layers may follow, which for such maps seldom helps. When it fails: see
+    `domadapt.closed_form.Coral`.
 
     Args:
         reg: what is added to the diagonals of both covariances.

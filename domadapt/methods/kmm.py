@@ -22,7 +22,8 @@ class KMM(Method):
     Before training, each source row gets a weight ``w_i`` such that the source's weighted mean in
     the kernel's space is the target's (`domadapt.closed_form.KMM`, which says when it fails). The
     source loss is then ``mean_i w_i CE_i``, with weights divided by their mean over all rows, so
-    that its size is that of the ordinary one. Memory grows as ``n_s^2``.
+    that its size is that of the ordinary one. Memory grows as ``n_s^2``. For a covariate shift
+    alone: on features of Office-31, Amazon to Webcam, one seed, it had 58 %, `source_only` 72 %.
 
     Args:
         kernel: "rbf" (``exp(-gamma |x - x'|^2)``) or "linear".

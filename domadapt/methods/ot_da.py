@@ -20,6 +20,11 @@ class OTDA(Method):
     to (`domadapt.closed_form.OTDA`: the plan, the settings, and when it fails); the network then
     learns from the rows there. Time and memory grow as ``n_s n_t``.
 
+    Rows that are sent to another class are wrong labels, which a network learns by heart if it can:
+    prefer a linear classifier (--bottleneck 0) and few steps. On features of Office-31, Amazon to
+    Webcam, one seed, it had 80 % after 300 steps of a linear classifier, 72 % after 1000, and 57 %
+    after 1000 steps with the default bottleneck; `source_only` 73, 72 and 72 %.
+
     Args:
         reg: weight of the plan's entropy; 0 is exact transport.
         class_reg: weight of the term that keeps source rows of different classes from going to the
