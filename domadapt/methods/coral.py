@@ -16,8 +16,7 @@ class CORAL(Method):
 
     Before training, the source's rows get the target's covariance and, unlike in the paper, its
     mean; the network then learns from them. The paper trains a linear classifier (--bottleneck 0);
-    here any layers may follow, which for such maps seldom helps. When it fails: see
-    `domadapt.closed_form.Coral`.
+    here any layers may follow. When it fails: see `domadapt.closed_form.Coral`.
 
     Args:
         reg: what is added to the diagonals of both covariances.
