@@ -293,7 +293,7 @@ class Trainer:
         model, optimizer = accelerator.prepare(method, bare)
         # Only fp16's loss scaling needs accelerate's own backward and step; beside it they search
         # the disk for optional packages at every step, which a small network feels.
-        scaled = accelerator.scaler is not None
+        scaled = accelerator.scaler is not None and method.trains
         own = {id(p) for p in method.network.parameters()}
         parts = (
             [p for p in method.network.parameters() if p.requires_grad],
