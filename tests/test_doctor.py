@@ -434,7 +434,7 @@ def run_of(*points: Point, **more: Any) -> Evidence:
 
 
 def at(progress: float, **more: Any) -> Point:
-    return Point(int(100 * progress), progress, n_classes=10, **more)
+    return Point(int(1000 * progress), progress, n_classes=10, **more)
 
 
 def test_collapse_is_measured_against_the_source() -> None:
@@ -463,6 +463,14 @@ def test_the_losses_yardstick_is_that_of_guessing() -> None:
     bounce = curve(2.3, 1.0, 5.0, 1.0, 6.0, 1.5, 4.0, 1.0)
     assert bounce is not None
     assert "bounces" in bounce.sentence
+    stuck = curve(2.31, 2.3, 2.32, 2.29, 2.28, 2.27)
+    assert stuck is not None
+    assert "nothing is learnt. Change the learning rate" in stuck.sentence
+    drowned = at(0.5, source=1.0, adaptation=50.0)
+    stuck = findings.rate_too_high(run_of(drowned, history={"loss/source": [2.3] * 6}))
+    assert stuck is not None
+    assert "98% of the encoder's gradient: lower its weight" in stuck.sentence
+    assert curve(2.4, 2.3, 2.2, 2.1, 2.1, 2.08) is None
     explodes = curve(2.3, 2.0, 10.0, 100.0, 1e3, 1e4)
     assert explodes is not None
     assert "NaN is near" in explodes.sentence

@@ -146,7 +146,7 @@ def inert(evidence: Evidence) -> Finding | None:
             return Finding(
                 "inert",
                 f"The term {name!r} has had no gradient so far (its value is "
-                f"{course[-1].value:.3g}): the run is the same as without it. {advice}",
+                f"{course[-1].value:.3g}): nothing has been learnt from it. {advice}",
                 {"value": course[-1].value, "weight": course[-1].weight},
             )
     return _only_its_own(evidence, floor)
@@ -435,14 +435,20 @@ def rate_too_high(evidence: Evidence) -> Finding | None:
             numbers,
         )
     window = curve[-8:]
-    late = len(window) == 8 and evidence.now.progress > 0.45 and evidence.now.step >= 50
-    if late and min(window) > guess and level > 0.95 * sum(window[:3]) / 3:
+    late = evidence.now.progress > 0.45 and evidence.now.step >= 80
+    if late and min(window) > 0.9 * guess and level > 0.95 * sum(window[:3]) / 3:
+        share = evidence.now.share
+        cause = (
+            f"Adaptation makes up {share:.0%} of the encoder's gradient: lower its weight."
+            if share > 0.9
+            else f"Change the learning rate (now {evidence.lr:.2g}), which is more often too high "
+            "than too low."
+        )
         return Finding(
             "rate_too_high",
-            f"The source loss is {level:.3g}, still that of guessing ({guess:.3g}), and does not "
-            f"fall: nothing is learnt. Change the learning rate (now {evidence.lr:.2g}), which is "
-            "more often too high than too low.",
-            numbers,
+            f"The source loss is {level:.3g}, still about that of guessing ({guess:.3g}), and does "
+            f"not fall: nothing is learnt. {cause}",
+            numbers | {"share": share},
         )
     jumps = sum(
         max(a, b) > 2 * min(a, b) and max(a, b) > guess for a, b in itertools.pairwise(window)
