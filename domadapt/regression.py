@@ -122,8 +122,8 @@ def check_spread(y: np.ndarray, names: Sequence[str], where: str) -> None:
     for name, mean, std in zip(names, y.mean(0), y.std(0), strict=True):
         if std == 0:
             raise DomadaptError(
-                f"A regression needs values that differ; {name!r} of {where!r} is always {mean:g}. "
-                "Leave that output out."
+                f"A regression needs values that differ; {name!r} of {where!r} is always {mean:g} "
+                "in float32. Leave that output out, or subtract a constant."
             )
         if std < _DIGITS * abs(mean):
             raise DomadaptError(

@@ -31,6 +31,8 @@ CLASSES = (
     *("#1f9e6e", "#c85fa5", "#8f8a12", "#1899b5", "#a5693f", "#d6454f"),
     *("#5a7fe0", "#5a9e2f", "#9a55b8", "#c9652a", "#4f8f9c", "#a4607a"),
 )
+#: Parts of a scale in order, from low to high.
+ORDERED = ("#2f7ec7", "#1899b5", "#1f9e6e", "#8f8a12", "#c9652a")
 #: Above these many classes a legend, and numbers in the cells, would no longer be readable.
 MAX_LEGEND = 12
 MAX_ANNOTATED = 15
@@ -272,7 +274,7 @@ def _draw_embedding(
     if target_is_true(embedding):
         true = np.array([-2 if t is None else t for t in embedding.target_label])
         label = np.where(domain == 1, true, label)
-    colours: dict[int, str] = dict(enumerate(class_colours(len(class_names))))
+    colours: dict[int, str] = dict(enumerate(_map_colours(by, len(class_names))))
     colours[-2] = BEFORE
     for d, marker in ((0, "o"), (1, "x")):
         for group in [-1] if by == "domain" else np.unique(label).tolist():
@@ -315,12 +317,16 @@ def _dot(colour: str, marker: str, label: str) -> Line2D:
     return Line2D([], [], linestyle="none", color=colour, marker=marker, markersize=5, label=label)
 
 
+def _map_colours(by: str, n: int) -> list[str]:
+    return list(ORDERED) if by == "value" else class_colours(n)
+
+
 def _embedding_handles(by: str, class_names: Sequence[str]) -> list[Line2D]:
     if by == "domain":
         return [_dot(SOURCE, "o", "source"), _dot(TARGET, "x", "target")]
     if len(class_names) > MAX_LEGEND:
         return [_dot(INK, "o", "source"), _dot(INK, "x", "target")]
-    named = zip(class_names, class_colours(len(class_names)), strict=True)
+    named = zip(class_names, _map_colours(by, len(class_names)), strict=True)
     return [_dot(colour, "s", plain(name, 14)) for name, colour in named]
 
 
@@ -339,7 +345,8 @@ def embedding_panel(
         embedding: the map.
         class_names: in the order of the class ids.
         by: what the colour tells: "domain", or "class" (true ones, or the predicted ones of a
-            target without labels; grey: not known). Up to 12 classes are named.
+            target without labels; grey: not known). Up to 12 classes are named. "value": the
+            classes are fifths of a scale, in order.
         title: of the panel.
     """
     handles = _embedding_handles(by, class_names)

@@ -245,10 +245,9 @@ def _maps(report: Report, draw: _Drawer, shown: Sequence[Candidate]) -> list[dic
         elif c.target is not None:
             numbers.append(f"target accuracy {_write(c.target['accuracy'], 'share')}")
         drawn = []
-        for by in ("domain", "class"):
-            what = "value" if report.regression and by == "class" else by
-            words = f"t-SNE map of the features of {c.name}, {when}, coloured by {what}."
-            panel = figures.embedding_panel(e, names, by, f"by {what}")
+        for by in ("domain", "value" if report.regression else "class"):
+            words = f"t-SNE map of the features of {c.name}, {when}, coloured by {by}."
+            panel = figures.embedding_panel(e, names, by, f"by {by}")
             drawn.append(draw(panel, words))
         maps.append(
             {
