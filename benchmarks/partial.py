@@ -67,7 +67,7 @@ SUITES: dict[str, dict[str, Any]] = {
         "model": {"name": "lenet"},
     },
 }
-METHODS = "source_only,dann,pada,iwan,mcc,bbse"
+METHODS = "source_only,pada,iwan,entropy,mcc,dann"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class IWAN(Method):
 
     The paper first trains a source network, keeps it fixed for the source side and the weights,
     and adapts a copy for the target; here one network serves both, and is trained on the source
-    loss throughout. The reversed gradient grows with the run's progress, as in `dann`.
+    loss throughout. The reversed gradient grows with the run's progress, as in `dann`. On partial
+    Office-31 features the `entropy` method by itself does as well (``benchmarks/partial.py``).
 
     Args:
         domain_weight: factor of the weighted domain loss.
