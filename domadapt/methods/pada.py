@@ -31,8 +31,8 @@ class PADA(Method):
     that is missed at first loses its weight and is missed for good. Without it (`entropy_weight`
     0, as in the paper) the method fell below training on the source alone, on one of two partial
     tasks of the embedded digits and on partial Office-31 features; there the `entropy` method by
-    itself does as well as this one (``benchmarks/partial.py``). The reversed gradient grows with the run's progress, as in
-    `dann`, instead of with the number of steps.
+    itself does as well as this one (``benchmarks/partial.py``). The reversed gradient grows with
+    the run's progress, as in `dann`, instead of with the number of steps.
 
     Args:
         domain_weight: factor of the domain loss.
