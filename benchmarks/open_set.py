@@ -4,8 +4,8 @@
 
 The digits 0 to 5 of a domain as source, all ten of another as target; samples of 6 to 9 are right
 when they are called unknown. The methods ovanet and osbp say so themselves. All others, source_only
-among them, reject below the threshold that 95 % of the source's validation samples reach; no target
-label has a part in it.
+among them, reject below the threshold that 95 % of the source's validation samples reach, or below
+0.9 where that is less (`domadapt.open_set`); no target label has a part in it.
 
 All methods of a task start from the same weights and take the same steps and batches; settings are
 the defaults. Target labels are read once, after training. A finished cell is not run again: delete
