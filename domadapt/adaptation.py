@@ -480,6 +480,13 @@ def _values(task: Task, source_val: Outputs | None, test: Outputs, seed: int) ->
     return found if target is None else {**found, "target_test": target}
 
 
+def _unlearnt(method: str) -> str:
+    """What a loss on the source's own samples may mean."""
+    if any(method_class(part).closed_form for part in method_parts(method)):
+        return "it learnt from source samples fitted to the target; these are as they were."
+    return "it may have unlearnt the task."
+
+
 def _value_warnings(measured: list[_Measured], task: Task) -> list[str]:
     """Those of `_warnings` that compare both models, for a regression."""
     said = []
@@ -489,13 +496,14 @@ def _value_warnings(measured: list[_Measured], task: Task) -> list[str]:
     if errors[1] > 1.25 * errors[0]:
         said.append(
             f"{name}'s mean absolute error on the source's validation samples is {errors[1]:.4g}, "
-            f"source_only's {errors[0]:.4g}: it may have unlearnt the task."
+            f"source_only's {errors[0]:.4g}: {_unlearnt(after.candidate.method)}"
         )
-    spread = [m.predictions["target_test"].std(0).mean() for m in (before, after)]
-    if spread[1] < 0.5 * spread[0]:
+    spread = [m.predictions["target_test"].std(0) for m in (before, after)]
+    share = float((spread[1] / spread[0].clamp_min(1e-30)).min())
+    if share < 0.5:
         said.append(
-            f"{name}'s predictions on the target vary by {float(spread[1]):.3g}, source_only's by "
-            f"{float(spread[0]):.3g}: it may have collapsed to one value."
+            f"{name}'s predictions on the target vary by only {100 * share:.0f} % of what "
+            "source_only's vary by: it may have collapsed to one value."
         )
     interval = gain_interval(
         task, before.predictions["target_test"], after.predictions["target_test"]
@@ -519,15 +527,9 @@ def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> 
     elif len(measured) > 1:
         drop = before.get("source_val_accuracy", 0.0) - after.get("source_val_accuracy", 0.0)
         if drop > 0.05:
-            fits = any(method_class(part).closed_form for part in method_parts(trained[-1].method))
             said.append(
                 f"{name} lost {100 * drop:.0f} points of accuracy on the source's validation "
-                "samples: "
-                + (
-                    "it learnt from source samples fitted to the target; these are as they were."
-                    if fits
-                    else "it may have unlearnt the task."
-                )
+                f"samples: {_unlearnt(trained[-1].method)}"
             )
         if after["effective_classes"] < 0.5 * before["effective_classes"]:
             said.append(

@@ -92,7 +92,7 @@ def written(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     size = math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:,.{max(0, 3 - size)}f}" if -4 < size < 9 else f"{value:.3e}"
+    return f"{value:,.{max(0, 3 - size)}f}" if -6 < size < 9 else f"{value:.3e}"
 
 
 def known(labels: np.ndarray) -> np.ndarray:

@@ -46,7 +46,11 @@ def per_output(found: Sequence[Candidate]) -> list[tuple[str, list[Row]]]:
     for j, output in enumerate(scored if len(scored) > 1 else []):
         rows = []
         for key, name in (("mae", "mean absolute error"), ("rmse", "RMSE"), ("r2", "R2")):
-            values = [written(c.target["per_output"][j][key] if c.target else None) for c in found]
+            each = [c.target["per_output"][j][key] if c.target else None for c in found]
+            if key == "r2":
+                values = ["–" if v is None else f"{v:.3f}" for v in each]
+            else:
+                values = [written(v) for v in each]
             rows.append(Row(name, "", values))
         groups.append((output["name"], rows))
     return groups
