@@ -20,6 +20,7 @@ from domadapt.data.views import Views
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of
 from domadapt.network import Network, Normalize
+from domadapt.open_set import OpenHead
 from domadapt.task import Domain, Split, Task
 
 if TYPE_CHECKING:
@@ -143,18 +144,26 @@ def folded(network: Network, features: Features | None) -> Network:
     if features is None or features.matrix is None:
         return network
     network = copy.deepcopy(network)
-    layer = _first_linear(network)
-    assert layer is not None
-    weight, place = layer.weight.double(), layer.weight.device
-    if features.shift is not None and layer.bias is not None:
-        layer.bias.add_((weight @ features.shift.double().to(place)).to(layer.bias.dtype))
-    layer.weight.copy_(weight @ features.matrix.double().to(place).T)
+    for layer in _first_linears(network):
+        weight, place = layer.weight.double(), layer.weight.device
+        if features.shift is not None and layer.bias is not None:
+            layer.bias.add_((weight @ features.shift.double().to(place)).to(layer.bias.dtype))
+        layer.weight.copy_(weight @ features.matrix.double().to(place).T)
     return network
 
 
 def _first_linear(network: Network) -> nn.Linear | None:
     parts = (network.backbone, network.bottleneck, network.head)
     return next((m for part in parts for m in part.modules() if isinstance(m, nn.Linear)), None)
+
+
+def _first_linears(network: Network) -> list[nn.Linear]:
+    """The layers that take the rows: one, or two where an open head itself takes them."""
+    first, head = _first_linear(network), network.head
+    if not isinstance(head, OpenHead) or all(first is not m for m in head.modules()):
+        return [] if first is None else [first]
+    layers = ([m for m in part.modules() if isinstance(m, nn.Linear)] for part in head.children())
+    return [found[0] for found in layers if found]
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ from domadapt.open_set import (
     rule_of,
     with_threshold,
 )
+from domadapt.rows import Features, folded
 from domadapt.runs.saved import load_run, predict
 from domadapt.task import Domain, Task
 from tests.small import make_batch, prepare, small_network, trained_network
@@ -387,20 +388,20 @@ def test_evaluate_scores_the_last_output_as_unknown() -> None:
 
 # Runs -------------------------------------------------------------------------------------------
 
-SHORT = {"steps": 40, "batch_size": 32, "device": "cpu", "log_every": 20}
+SHORT = {"steps": 16, "batch_size": 32, "device": "cpu", "log_every": 8}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run of a method that says unknown itself, and of one that gets a threshold."""
     made = {}
-    for name in ("ovanet", "osbp", "entropy"):
+    for name in ("ovanet", "entropy"):
         made[name] = tmp_path_factory.mktemp("open") / name
         adapt(open_task(), method=name, out=made[name], training=SHORT, look=False)
     return made
 
 
-@pytest.mark.parametrize("name", ["ovanet", "osbp", "entropy"])
+@pytest.mark.parametrize("name", ["ovanet", "entropy"])
 def test_a_run_is_taken_up_again(folders: dict[str, Path], name: str) -> None:
     folder = folders[name]
     run = load_run(folder)
@@ -445,8 +446,8 @@ def test_the_threshold_is_that_of_the_source(folders: dict[str, Path]) -> None:
 
 def test_a_finished_candidate_is_taken_up_again(folders: dict[str, Path], tmp_path: Path) -> None:
     """As after a crash between training and the writing of the report."""
-    for name, folder in folders.items():
-        again = tmp_path / name
+    for name in ("ovanet", "entropy"):
+        folder, again = folders[name], tmp_path / name
         shutil.copytree(folder, again)
         (again / "config.json").unlink()
         kept, _ = adapt(
@@ -466,9 +467,14 @@ def test_a_finished_candidate_is_taken_up_again(folders: dict[str, Path], tmp_pa
 def test_the_next_run_begins_with_the_classes(folders: dict[str, Path], tmp_path: Path) -> None:
     """A run on closed classes may go on from an open one."""
     closed = Task(source(), target(labels=False))
-    for name, folder in folders.items():
+    for name in ("ovanet", "entropy"):
         kept, _ = adapt(
-            closed, checkpoint_file=folder, method="mcc", training=SHORT, look=False, export=()
+            closed,
+            checkpoint_file=folders[name],
+            method="mcc",
+            training=SHORT,
+            look=False,
+            export=(),
         )
         assert kept(torch.zeros(2, 2)).shape == (2, 3), name
 
@@ -541,6 +547,19 @@ class Mine(Method):
     assert torch.allclose(load_run(folder).model(x), network(x), atol=1e-5)
     assert report.candidates[-1].target is not None
     assert report.candidates[-1].target["unknown_accuracy"] == 0.0
+
+
+def test_rows_that_a_method_moves_reach_both_parts_of_the_head() -> None:
+    """A linear network takes rows as they are, though it was trained on moved ones."""
+    generator = torch.Generator().manual_seed(0)
+    matrix, shift = torch.randn(6, 6, generator=generator), torch.randn(6, generator=generator)
+    x = torch.randn(5, 6, generator=generator)
+    network = Network(nn.Identity(), nn.Linear(6, 3)).eval()
+    for rule in (OneVsAll(6, 3), ExtraOutput(6), BelowThreshold(0.5)):
+        opened = open_network(network, rule)
+        with torch.no_grad():
+            kept = folded(opened, Features(None, matrix, shift))
+            assert torch.allclose(kept(x), opened(x @ matrix + shift), atol=1e-4), rule.rule
 
 
 # Command line -----------------------------------------------------------------------------------
