@@ -49,7 +49,7 @@ SUITES: dict[str, dict[str, Any]] = {
     },
     "amazon": {
         "tasks": [f"amazon:{a}->{b}" for a in REVIEWS for b in REVIEWS if a != b],
-        "methods": ["source_only", "dann", "dan"],
+        "methods": ["source_only", "dann", "deep_jdot"],
         # One hidden layer of 100 units, as in the experiments of Ganin et al. (2016).
         "model": {"name": "features", "bottleneck": 100},
     },

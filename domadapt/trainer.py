@@ -378,10 +378,13 @@ class Trainer:
 
     def _train_critic(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         """Steps of the method's own modules alone, on what the network says as it is."""
-        with torch.no_grad(), ops.kept_statistics(self.method.network):
-            out = self.method.outputs(batch)
-        for _ in range(self.method.critic_steps):
-            self.method.critic_loss(out, batch).backward()  # type: ignore[no-untyped-call]
+        method, autocast = self.method, self.accelerator.autocast
+        with torch.no_grad(), autocast(), ops.kept_statistics(method.network):
+            out = method.outputs(batch)
+        for _ in range(method.critic_steps):
+            with autocast():
+                loss = method.critic_loss(out, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
 
@@ -394,7 +397,7 @@ class Trainer:
         """
         method = self.method
         moved = [p for p in method.network.parameters() if p.requires_grad]
-        with ops.kept_statistics(method.network):
+        with self.accelerator.autocast(), ops.kept_statistics(method.network):
             loss = method.source_loss(method.outputs(batch), batch)
         found = torch.autograd.grad(loss, moved, allow_unused=True)
         pairs = [(p, g) for p, g in zip(moved, found, strict=True) if g is not None]

@@ -121,6 +121,12 @@ def test_balanced_target_follows_the_predictions() -> None:
     assert sums == pytest.approx([1.0] * len(sums))
 
 
+@pytest.mark.parametrize("name", ["mcc", "wdgrl", "adda"])
+def test_wrappers_in_mixed_precision(name: str) -> None:
+    trainer = small_trainer(name, precision="bf16", sam=0.05)
+    assert torch.isfinite(weights(trainer.fit())).all()
+
+
 # Labelled target samples ------------------------------------------------------------------------
 
 

@@ -1,0 +1,183 @@
+"""One row per method for the README and `domadapt list methods --long`.
+
+    python benchmarks/methods.py --cost       # measure what a step costs, then write the rows
+    python benchmarks/methods.py              # write the rows from what was measured
+
+Reads benchmarks/results/digits.json (made by accuracy.py) and benchmarks/results/cost.json, writes
+domadapt/methods/measured.json, the table in README.md and benchmarks/results/digits.md.
+
+The cost is the time of a step as a multiple of `source_only`'s: LeNet, 64 + 64 images of 28 x 28,
+one thread; every method takes a block of steps in turn, and the ratio is the median over rounds of
+its block against source_only's block of the same round. A step includes what the method does
+between steps, such as passes over the target, shared out over the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from accuracy import HERE, table
+
+from domadapt.data import from_arrays
+from domadapt.data.views import make_views
+from domadapt.methods import build_method, method_names
+from domadapt.methods import table as about
+from domadapt.network import Network
+from domadapt.report.report import versions
+from domadapt.runs.plan import ModelSpec, make_plan
+from domadapt.task import Task
+from domadapt.trainer import Trainer
+from domadapt.training import Training
+
+README = HERE.parent / "README.md"
+MEASURED = HERE.parent / "domadapt" / "methods" / "measured.json"
+RESULTS = HERE / "results"
+BEGIN, END = "<!-- methods: made by benchmarks/methods.py -->", "<!-- end of methods -->"
+STEPS, BLOCK = 160, 10
+
+
+def ticks(name: str, task: Task, network: Network) -> Iterator[float]:
+    """Seconds per step of each block of a run of `name`, one block each time it is asked."""
+    method = build_method(name, network)
+    # A method that passes over the target once would end too soon: its passes are repeated.
+    if hasattr(method, "passes"):
+        method.passes = STEPS
+    views = make_views("image", "glyph")
+    how = Training(steps=STEPS, batch_size=64, log_every=BLOCK, device="cpu", checkpoint_every=0)
+    trainer = Trainer(method, task, views, how)
+    trainer.steps = STEPS
+    yield from _in_turns(trainer)
+
+
+def _in_turns(trainer: Trainer) -> Iterator[float]:
+    """Run a trainer in a thread of its own that works only while a block is asked for."""
+    import threading
+
+    go, done = threading.Semaphore(0), threading.Semaphore(0)
+    spent: list[float] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        go.acquire()
+        start = time.perf_counter()
+
+        def block(_: Any) -> None:
+            nonlocal start
+            spent.append((time.perf_counter() - start) / BLOCK)
+            done.release()
+            go.acquire()
+            start = time.perf_counter()
+
+        try:
+            trainer.fit(block)
+        except BaseException as error:  # handed over to the thread that asks
+            failed.append(error)
+        done.release()
+
+    threading.Thread(target=work, daemon=True).start()
+    for _ in range(STEPS // BLOCK):
+        go.release()
+        done.acquire()
+        if failed:
+            raise failed[0]
+        yield spent[-1]
+
+
+def measure_cost(names: list[str]) -> dict[str, Any]:
+    """Ratio to source_only of every method, median and quartiles over rounds."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, size=(2, 1024, 28, 28, 1), dtype=np.uint8)
+    y = np.arange(1024) % 10
+    task = Task(from_arrays(x[0], y, name="source"), from_arrays(x[1], name="target"))
+    plan = make_plan(task, ModelSpec(name="lenet"))
+    found: dict[str, Any] = {}
+    for name in names:
+        pair = [ticks(one, task, plan.make_network(0)) for one in ("source_only", name)]
+        rounds = list(zip(*pair, strict=True))[2:]
+        ratios = [b / a for a, b in rounds]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        found[name] = {"ratio": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
+        print(f"{name}: {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
+    return found
+
+
+def digits() -> dict[str, dict[str, float]]:
+    """Mean over the six pairs, and the standard deviation of that mean over seeds."""
+    rows = json.loads((RESULTS / "digits.json").read_text())["rows"]
+    plain = [r for r in rows if not r["settings"]]
+    pairs = len({r["task"] for r in plain})
+    found = {}
+    for name in dict.fromkeys(r["method"] for r in plain):
+        seeds: dict[int, list[float]] = {}
+        for r in plain:
+            if r["method"] == name:
+                seeds.setdefault(r["seed"], []).append(100 * r["accuracy"])
+        whole = [statistics.mean(v) for v in seeds.values() if len(v) == pairs]
+        if not whole:
+            continue
+        found[name] = {"digits": round(statistics.mean(whole), 1), "seeds": len(whole)}
+        if len(whole) > 1:
+            found[name]["spread"] = round(statistics.stdev(whole), 1)
+    return found
+
+
+def write_rows() -> None:
+    """measured.json, the table of the README, and the table of the six pairs."""
+    cost_file = RESULTS / "cost.json"
+    cost = json.loads(cost_file.read_text())["methods"] if cost_file.exists() else {}
+    accuracy = digits()
+    measured = {
+        name: {
+            **accuracy.get(name, {}),
+            **({"cost": cost[name]["ratio"]} if name in cost else {}),
+        }
+        for name in sorted({*accuracy, *cost})
+    }
+    MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
+    about.measured.cache_clear()
+    lines = [
+        "| method | what it is | setting | needs | paper | defaults | cost | digits |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in about.rows():
+        cells = (r.what, r.setting, r.needs, f"{r.paper} {r.link}".strip(), r.defaults)
+        more = (about.cost_text(r), about.digits_text(r))
+        lines.append(f"| `{r.name}` | " + " | ".join((*cells, *more)) + " |")
+    text = README.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after)
+    rows = json.loads((RESULTS / "digits.json").read_text())["rows"]
+    rows.sort(key=lambda r: (r["method"] != "source_only", r["method"]))
+    (RESULTS / "digits.md").write_text(
+        "Target accuracy in percent on the embedded digits, mean ± standard deviation over seeds "
+        "(one value: one seed), made by `python benchmarks/accuracy.py digits --threads 1` and "
+        "`python benchmarks/methods.py`.\n\n" + table(rows) + "\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--cost", action="store_true", help="measure the cost of a step first")
+    parser.add_argument("--methods", default="", help="comma-separated; default: all")
+    args = parser.parse_args()
+    if args.cost:
+        file = RESULTS / "cost.json"
+        known = json.loads(file.read_text())["methods"] if file.exists() else {}
+        names = args.methods.split(",") if args.methods else method_names()
+        known |= measure_cost([n for n in names if n != "source_only"])
+        known["source_only"] = {"ratio": 1.0, "quartiles": [1.0, 1.0]}
+        file.write_text(json.dumps({"versions": versions(), "methods": known}, indent=1) + "\n")
+    write_rows()
+
+
+if __name__ == "__main__":
+    main()
