@@ -36,7 +36,7 @@ from domadapt.task import Task
 
 HERE = Path(__file__).parent
 KNOWN = list("012345")
-PAIRS = [("printed", "handwritten"), ("printed", "street"), ("handwritten", "printed")]
+PAIRS = [("printed", "handwritten"), ("photo", "handwritten"), ("handwritten", "printed")]
 METHODS = "source_only,mcc,ovanet,osbp"
 MODEL = "lenet"
 

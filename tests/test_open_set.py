@@ -279,7 +279,9 @@ def test_osbp_teaches_the_classifier_one_way_and_the_features_the_other() -> Non
     plain = boundary_loss(
         unknown_log_odds(method.network.head(z), method.unknown(z, method.network.head(z)))
     )
-    for part, sign in ((method.unknown.linear.weight, 1), (method.network.backbone[0].weight, -1)):
+    encoder = method.network.backbone[0].weight
+    # At half the run the reversal has the strength 2 / (1 + exp(-5)) - 1.
+    for part, sign in ((method.unknown.linear.weight, 1), (encoder, -0.98661)):
         one = torch.autograd.grad(mine, part, retain_graph=True)[0]
         two = torch.autograd.grad(plain, part, retain_graph=True)[0]
         assert float(two.abs().max()) > 0
