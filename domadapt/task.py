@@ -459,6 +459,7 @@ class Task:
             number = {c: i for i, c in enumerate(self.class_names)}
             y = np.array([number[c] for c in labels])
         pooled = sources[0] if len(sources) == 1 else self._pool(sources)
+        self._note_missing_classes(sources)
         rng = np.random.default_rng(split_seed)
         train, val = _hold_out(len(pooled), val_fraction, rng, y, pooled.groups)
         measured = self.regression
@@ -492,6 +493,14 @@ class Task:
                 f"No source training sample of class {', '.join(absent)} is left after the split; "
                 "give more samples of it, or more groups."
             )
+
+    def _note_missing_classes(self, sources: Sequence[Domain]) -> None:
+        """Say which of several sources lacks classes: a misspelt label looks like that."""
+        for d in sources if len(sources) > 1 and not self.regression else ():
+            assert d.labels is not None
+            lacks = sorted(set(self.class_names) - {str(canonical(v)) for v in d.labels})
+            if lacks:
+                self.notes.append(f"{d.name}: has no sample of the class(es) {', '.join(lacks)}.")
 
     def _labelled_target(self, domain: Domain, test: Domain) -> Split:
         """The declared labelled target samples; refuses those that are scored as well."""

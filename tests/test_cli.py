@@ -446,6 +446,54 @@ def test_target_test_is_what_is_scored(run: Run, here: Path, tmp_path: Path) -> 
     assert report["candidates"][1]["target"]["accuracy"] == pytest.approx(right)
 
 
+def test_source_free_from_a_run_and_online(
+    run: Run, finished: Path, here: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "tent"
+    said = run(f"adapt --from {finished} t.npz --method tent --batch-size 16 --out {out}")
+    assert said.code == 0, said.err
+    report = json.loads((out / "report.json").read_text())
+    assert report["task"]["name"] == "model->t"
+    assert report["task"]["sizes"]["source_train"] == 0
+    # The model that was brought along is the baseline as it was: it predicts as its own run does.
+    before = json.loads((finished / "report.json").read_text())["candidates"][-1]
+    assert report["candidates"][0]["target"]["accuracy"] == before["target"]["accuracy"]
+    assert "source_val_accuracy" not in report["candidates"][0]["label_free"]
+    tables = []
+    for flag in ("", "--online", ""):
+        assert run(f"predict {out} t.npz --per-class {flag} -o {tmp_path / 'p.csv'}").code == 0
+        tables.append(pd.read_csv(tmp_path / "p.csv").drop(columns=["id", "class"]).to_numpy())
+    assert not np.allclose(tables[0], tables[1], atol=1e-4)
+    assert np.array_equal(tables[0], tables[2]), "predicting online changed the run's folder"
+    assert "test-time method" in mistake(run(f"predict {finished} t.npz --online"))
+    never = tmp_path / "never"
+    wants = run(f"adapt --from {finished} t.npz --method dann --out {never}")
+    assert "SOURCE and TARGET" in mistake(wants)
+    assert not never.exists()
+
+
+def test_several_sources_and_labelled_target_samples(run: Run, here: Path, tmp_path: Path) -> None:
+    x, y = arrays(12, seed=5, shift=2.0)
+    np.savez(tmp_path / "few.npz", x=x, y=y)
+    out = tmp_path / "r"
+    np.savez(tmp_path / "more.npz", x=arrays(60, seed=8)[0], y=arrays(60, seed=8)[1])
+    said = run(
+        f"adapt s.npz t.npz --also-source {tmp_path / 'more.npz'} --target-labelled "
+        f"{tmp_path / 'few.npz'} --method mdan --steps 5 --out {out}"
+    )
+    assert said.code == 0, said.err
+    report = json.loads((out / "report.json").read_text())
+    assert report["task"]["source_names"] == ["s", "more"]
+    assert "loss/labelled" in report["candidates"][1]["history"]
+    other = run(
+        "adapt s.npz t.npz --also-source s.csv --label-column species --dry-run --extra-classes "
+        f"unscored --out {tmp_path / 'no'}"
+    )
+    assert "s: has no sample of the class(es) kind0, kind1, kind2" in other.out
+    leaking = run(f"adapt s.npz t.npz --target-labelled t.npz --steps 5 --out {tmp_path / 'no'}")
+    assert "must not be scored" in mistake(leaking)
+
+
 def test_predict_and_evaluate(run: Run, finished: Path, here: Path, tmp_path: Path) -> None:
     said = run("predict done t.npz --per-class")
     assert said.code == 0
