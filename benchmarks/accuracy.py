@@ -150,8 +150,9 @@ def table(rows: list[dict[str, Any]]) -> str:
                 cells.append("–")
                 continue
             means.append(statistics.mean(found))
-            spread = statistics.stdev(found) if len(found) > 1 else 0.0
-            cells.append(f"{means[-1]:.1f} ± {spread:.1f}")
+            # One seed has no spread.
+            spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+            cells.append(f"{means[-1]:.1f}{spread}")
         mean = f"{statistics.mean(means):.1f}" if len(means) == len(tasks) else "–"
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {mean} |")
     return "\n".join(lines)
