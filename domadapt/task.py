@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -87,8 +87,16 @@ class Domain:
         n = len(self.samples)
         if n == 0:
             raise DomadaptError(f"Domain {self.name!r} holds no sample; give at least one.")
+        if self.kind not in get_args(Kind):
+            raise DomadaptError(
+                f"The kind of a domain is one of {', '.join(get_args(Kind))}; got {self.kind!r}."
+            )
         for what in ("labels", "values", "groups", "ids"):
             value = getattr(self, what)
+            if isinstance(value, np.ndarray) and value.ndim == 0:
+                raise DomadaptError(
+                    f"{what} must hold one entry per sample; got the single value {value.item()!r}."
+                )
             if value is not None and len(value) != n:
                 raise DomadaptError(
                     f"Domain {self.name!r} has {n} samples but {len(value)} {what}; "

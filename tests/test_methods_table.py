@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from domadapt.methods import method_names, table
+from domadapt.methods import method_class, method_names, table
 
 
 def test_every_method_has_a_row() -> None:
     rows = {r.name: r for r in table.rows()}
     assert set(rows) == set(method_names())
     assert next(iter(rows)) == "source_only"
-    for name, row in rows.items():
+    # Other tests register methods of their own.
+    ours = {n: r for n, r in rows.items() if method_class(n).__module__.startswith("domadapt.")}
+    for name, row in ours.items():
         assert row.what, name
         assert name == "source_only" or row.link.startswith(("arXiv:", "doi:")), name
 

@@ -213,3 +213,14 @@ def test_labels_that_are_measurements_are_refused() -> None:
     y = np.linspace(0, 1, 60)
     with pytest.raises(DomadaptError, match="60 different labels in 60 samples"):
         Task(domain(y), domain())
+
+
+def test_a_domain_given_in_the_wrong_order_is_refused_in_words() -> None:
+    x, y = arrays(6)
+    samples = from_arrays(x).samples
+    with pytest.raises(
+        DomadaptError, match="groups must hold one entry per sample; got the single"
+    ):
+        Domain("a", samples, y, "vector")  # type: ignore[arg-type]
+    with pytest.raises(DomadaptError, match="kind of a domain is one of image, vector"):
+        Domain("a", samples, y, kind="vectors")  # type: ignore[arg-type]
