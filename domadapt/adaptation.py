@@ -31,9 +31,15 @@ from domadapt.evaluation import (
 )
 from domadapt.export import export_onnx, export_pt2
 from domadapt.inference import outputs_of
-from domadapt.methods import build_method, method_class, method_parts, method_settings
+from domadapt.methods import (
+    build_method,
+    method_class,
+    method_names,
+    method_parts,
+    method_settings,
+)
 from domadapt.network import Network
-from domadapt.open_set import rule_of
+from domadapt.open_set import BelowThreshold, rule_of
 from domadapt.regression import drawn_pairs
 from domadapt.report.embedding import embedding
 from domadapt.report.page import render
@@ -550,6 +556,12 @@ def _warnings(trained: list[Trained], measured: list[_Measured], task: Task) -> 
             f"{name} trains on its own confidence: high probabilities say little about how often "
             "it is right."
         )
+        if isinstance(rule_of(trained[-1].network), BelowThreshold):
+            made = [n for n in method_names() if method_class(n).setting == "open set"]
+            said.append(
+                f"{name} becomes sure of nearly every sample, so that few fall below the threshold "
+                f"and are called unknown. Made for unknown classes: {', '.join(made)}."
+            )
     if not task.has_test_labels:
         said.append(
             "The target has no labels: whether adapting helped cannot be measured here. Label a "

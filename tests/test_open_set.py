@@ -422,6 +422,8 @@ def test_a_run_is_taken_up_again(folders: dict[str, Path], name: str) -> None:
     report = json.loads((folder / "report.json").read_text())
     assert report["task"]["class_names"] == ["a", "b", "c", "unknown"]
     assert report["task"]["open_set"]
+    warned = any("Made for unknown classes: " in sentence for sentence in report["warnings"])
+    assert warned == (name == "entropy")
     for candidate in report["candidates"]:
         scores = candidate["target"]
         assert {"known_accuracy", "unknown_accuracy", "h_score"} <= scores.keys()
