@@ -66,8 +66,13 @@ SUITES: dict[str, dict[str, Any]] = {
 }
 
 
+#: Settings of training that change the speed, and of the results the rounding alone.
+SPEED_ONLY = ("channels_last", "compile", "workers")
+
+
 def key_of(task: str, method: str, seed: int, settings: dict[str, Any]) -> str:
-    return json.dumps([task, method, seed, settings], sort_keys=True)
+    kept = {name: value for name, value in settings.items() if name not in SPEED_ONLY}
+    return json.dumps([task, method, seed, kept], sort_keys=True)
 
 
 def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
@@ -115,6 +120,7 @@ def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]
                         **label_free(val, test),
                         "seconds": round(time.perf_counter() - begun, 1),
                         "settings": settings.get(method, {}),
+                        "training": training,
                     }
                 )
                 print(
