@@ -11,7 +11,6 @@ DOMADAPT_DATA; the digits need none.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,17 +22,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from domadapt.checkpoint import write_atomically
 from domadapt.data import load_task
 from domadapt.data.digits import NAMES
 from domadapt.defaults import training_for
+from domadapt.evaluation import Outputs
 from domadapt.inference import outputs_of
 from domadapt.methods import is_source_free
 from domadapt.report.report import BASELINE
 from domadapt.runs.candidate import train_candidate
 from domadapt.runs.plan import ModelSpec, make_plan
-from domadapt.selection.evidence import gather
+from domadapt.selection.evidence import Evidence, gather, together
 from domadapt.selection.mixtures import SHARE, mixing_pairs
 
 HERE = Path(__file__).parent
@@ -129,7 +130,9 @@ def train_task(collection: str, name: str, seeds: list[int], pool: Path) -> str:
         if method == BASELINE:
             sources[seed] = trained.network
         said = gather(trained, task, views, most=MOST)
-        assert said.source_val is not None and said.source_train is not None and said.mixed
+        assert said.source_val is not None
+        assert said.source_train is not None
+        assert said.mixed is not None
         a, b, same = mixing_pairs(said.target.logits.argmax(1))
         test = outputs_of(trained.network, task.target_test, views, max_features=2)
         kept = {
@@ -160,6 +163,51 @@ def train_task(collection: str, name: str, seeds: list[int], pool: Path) -> str:
     oracle = file_of(pool, name, 0, "x").parent.parent / "oracle.npy"
     np.save(oracle, labels)
     return f"{name}: {len(lacking)} candidates in {time.perf_counter() - begun:.0f} s"
+
+
+def load(pool: Path, task: str, seed: int) -> list[Evidence]:
+    """The evidence on every candidate of a task, as `adapt` would gather it; no target labels."""
+    found = []
+    for name, _, _ in candidates():
+        path = file_of(pool, task, seed, name)
+        if not path.exists():
+            continue
+        with np.load(path) as kept:
+            held = {k: torch.from_numpy(kept[k]) for k in kept.files if kept[k].ndim}
+            confident = bool(kept["trains_on_confidence"])
+
+        def mixed(a: Tensor, b: Tensor, share: float, held: dict[str, Tensor] = held) -> Tensor:
+            # Made with the pairs of `mixing_pairs`, which follow from the predictions.
+            assert share == SHARE
+            assert torch.equal(a, held["mixed_a"])
+            return held["mixed_logits"]
+
+        def outputs(part: str, held: dict[str, Tensor] = held) -> Outputs:
+            return Outputs(held[f"{part}_logits"], held[f"{part}_z"].float(), held.get(f"{part}_y"))
+
+        found.append(
+            Evidence(
+                name,
+                target=outputs("target"),
+                source_val=outputs("val"),
+                source_train=outputs("train"),
+                mixed=mixed,
+                trains_on_confidence=confident,
+            )
+        )
+    return together(found)
+
+
+def oracle_accuracies(pool: Path, task: str, seed: int) -> dict[str, float]:
+    """The accuracy of every candidate on the target's test labels: for the study alone."""
+    labels = np.load(file_of(pool, task, 0, "x").parent.parent / "oracle.npy")
+    found = {}
+    for name, _, _ in candidates():
+        path = file_of(pool, task, seed, name)
+        if path.exists():
+            with np.load(path) as kept:
+                found[name] = float((kept["test_logits"].argmax(1) == labels).mean())
+    return found
 
 
 def build(args: argparse.Namespace) -> None:

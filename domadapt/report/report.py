@@ -66,6 +66,11 @@ class Candidate:
         values: of a regression ``source_val`` and, with labels, ``target_test``: some samples,
             ``predicted`` and ``true``, a row of values each.
         warnings: what the doctor found while it was trained.
+        scores: of every validator that could look at it (`domadapt.selection.validators`), by name;
+            larger is better.
+        set_aside: why the guard does not let it be chosen; empty where it may.
+        estimate: its estimated target accuracy (`domadapt.selection.estimates.Estimate`) as a
+            dictionary; None where nothing was estimated.
     """
 
     name: str
@@ -80,6 +85,9 @@ class Candidate:
     embedding: Embedding | None = None
     values: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)
+    estimate: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +109,8 @@ class Report:
         command: what repeats the run; None where it was not started from a command line.
         created: time of writing, ISO 8601.
         warnings: sentences that a reader must not miss.
+        verdict: which model was chosen and why, from evidence without target labels
+            (`domadapt.selection.verdict.Verdict`) as a dictionary; None where only one was trained.
         schema_version: of this form.
     """
 
@@ -115,6 +125,7 @@ class Report:
     command: str | None
     created: str
     warnings: list[str] = field(default_factory=list)
+    verdict: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -280,6 +291,7 @@ def _candidate(data: dict[str, Any]) -> Candidate:
             "history": history,
             "label_free": _numbers(data["label_free"]),
             "shift": _numbers(data["shift"]),
+            "scores": _numbers(data.get("scores", {})),
             "embedding": None if embedding is None else Embedding(**embedding),
         }
     )

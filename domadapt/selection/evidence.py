@@ -149,7 +149,7 @@ def mixer(network: Network, target: Split, views: Views, device: torch.device | 
         was = network.training
         network.eval()
         said = []
-        for rows_a, rows_b in zip(a.split(256), b.split(256), strict=True):
+        for rows_a, rows_b in zip(torch.split(a, 256), torch.split(b, 256), strict=True):
             x = [views.evaluation(target.fetch(rows.numpy())) for rows in (rows_a, rows_b)]
             if not isinstance(x[0], Tensor) or not isinstance(x[1], Tensor):
                 raise DomadaptError("Only inputs that are tensors can be mixed.")

@@ -22,7 +22,7 @@ def mixing_pairs(
     draw = torch.Generator().manual_seed(seed)
     n = len(predicted)
     first, second, same = [], [], []
-    for c in predicted.unique().tolist():
+    for c in torch.unique(predicted).tolist():
         own = (predicted == c).nonzero().flatten()
         strange = (predicted != c).nonzero().flatten()
         if len(own) > 1:
