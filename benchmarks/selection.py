@@ -168,7 +168,7 @@ def train_task(collection: str, name: str, seeds: list[int], pool: Path) -> str:
 def load(pool: Path, task: str, seed: int) -> list[Evidence]:
     """The evidence on every candidate of a task, as `adapt` would gather it; no target labels."""
     found = []
-    for name, _, _ in candidates():
+    for name, method, _ in candidates():
         path = file_of(pool, task, seed, name)
         if not path.exists():
             continue
@@ -193,6 +193,7 @@ def load(pool: Path, task: str, seed: int) -> list[Evidence]:
                 source_train=outputs("train"),
                 mixed=mixed,
                 trains_on_confidence=confident,
+                trains_on_source=not is_source_free(method),
             )
         )
     return together(found)

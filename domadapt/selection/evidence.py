@@ -18,6 +18,7 @@ from domadapt.data.views import Views
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs
 from domadapt.inference import outputs_of, to_device
+from domadapt.methods import is_source_free
 from domadapt.network import Network
 from domadapt.task import Split, Task
 
@@ -43,6 +44,7 @@ class Evidence:
         twin: target logits of the same candidate trained with another seed, if it was.
         mixed: its logits for mixtures of target inputs; None where inputs cannot be mixed (text).
         trains_on_confidence: whether its method raises its own confidence.
+        trains_on_source: whether its method trains on source samples, as all but source-free ones.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Evidence:
     twin: Tensor | None = None
     mixed: Mixed | None = None
     trains_on_confidence: bool = False
+    trains_on_source: bool = True
 
     def __post_init__(self) -> None:
         if self.target.y is not None:
@@ -86,6 +89,8 @@ class _Candidate(Protocol):
     @property
     def network(self) -> Network: ...
     @property
+    def method(self) -> str: ...
+    @property
     def trains_on_confidence(self) -> bool: ...
 
 
@@ -115,6 +120,7 @@ def gather(
         source_train=None if task.source_free else says(some(task.source_train, most)),
         mixed=mixer(network, target, views, device) if isinstance(example, Tensor) else None,
         trains_on_confidence=candidate.trains_on_confidence,
+        trains_on_source=not is_source_free(candidate.method),
     )
 
 

@@ -1,0 +1,87 @@
+"""The guard: candidates that are broken in a way that needs no target label to see.
+
+Label-free scores lose most of what they lose by choosing such candidates: a network that calls
+everything one class is certain of all it says. They are set aside before anything is ranked.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from domadapt.selection.evidence import Evidence
+
+#: The largest loss of source validation accuracy against source_only that is let pass.
+SOURCE_LOSS = 0.05
+#: The least effective number of predicted classes, as a share of source_only's.
+CLASSES_KEPT = 0.5
+#: The least effective rank of the target's features.
+LEAST_RANK = 1.5
+
+
+def guard(candidate: Evidence, baseline: Evidence) -> list[str]:
+    """Why a candidate must not be chosen, in words; empty where nothing is wrong with it.
+
+    A candidate is set aside where
+
+    - an output is NaN or infinite;
+    - it predicts fewer than half as many classes in effect as `baseline` does, ``exp H(q)`` with q
+      the mean of its predictions on the target, by probabilities or by decisions;
+    - it lost more than 5 points of `baseline`'s accuracy on the source's validation samples, where
+      its method trains on the source (one that goes on without it gives up source accuracy as it
+      adapts its BatchNorm statistics, and is held to the other rules alone);
+    - its target features have an effective rank below 1.5, ``exp H(s / sum s)`` of their singular
+      values: nearly all samples lie on one line.
+
+    Args:
+        candidate: what is judged.
+        baseline: the evidence on source_only, the same samples; it is only checked for NaN itself.
+    """
+    outputs = [candidate.target, candidate.source_val, candidate.source_train]
+    said = [o.logits for o in outputs if o is not None]
+    if not all(bool(torch.isfinite(logits).all()) for logits in (*said, candidate.target.z)):
+        return ["some of its outputs are NaN or infinite"]
+    if candidate.name == baseline.name:
+        return []
+    reasons = []
+    own, before = classes_in_effect(candidate), classes_in_effect(baseline)
+    if own < CLASSES_KEPT * before:
+        reasons.append(
+            f"it predicts {own:.1f} classes in effect where {baseline.name} predicts {before:.1f}"
+        )
+    if candidate.trains_on_source and candidate.source_val and baseline.source_val:
+        lost = accuracy(baseline.source_val.logits, baseline.source_val.y) - accuracy(
+            candidate.source_val.logits, candidate.source_val.y
+        )
+        if lost > SOURCE_LOSS:
+            reasons.append(
+                f"it lost {100 * lost:.0f} points of accuracy on the source's validation samples"
+            )
+    rank = feature_rank(candidate.target.z)
+    if rank < LEAST_RANK:
+        reasons.append(f"its target features have an effective rank of {rank:.1f}")
+    return reasons
+
+
+def classes_in_effect(evidence: Evidence) -> float:
+    """How many classes a candidate's predictions spread over: ``exp H(q)``, 1 to classes.
+
+    The smaller of that of the mean probabilities and that of the decisions' shares.
+    """
+    decided = torch.bincount(evidence.target.logits.argmax(1), minlength=evidence.classes).double()
+    soft = torch.special.entr(evidence.p.mean(0)).sum().exp()
+    hard = torch.special.entr(decided / decided.sum()).sum().exp()
+    return float(torch.minimum(soft, hard))
+
+
+def feature_rank(z: Tensor) -> float:
+    """``exp H(s / sum s)`` of the singular values s of features ``(n, d)`` about their mean."""
+    s = torch.linalg.svdvals((z - z.mean(0)).double())
+    total = s.sum()
+    return 1.0 if not total > 0 else float(torch.special.entr(s / total).sum().exp())
+
+
+def accuracy(logits: Tensor, y: Tensor | None) -> float:
+    """Share of labelled source samples that are classified rightly."""
+    assert y is not None
+    return float((logits.argmax(1) == y).double().mean())
