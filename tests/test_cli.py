@@ -159,14 +159,14 @@ def test_help_of_a_combination_names_the_parts(run: Run) -> None:
 def test_the_default_method_is_one() -> None:
     import inspect
 
-    assert inspect.signature(cli.adapt).parameters["method"].default == DEFAULT_METHOD
+    assert inspect.signature(cli.adapt.adapt).parameters["method"].default == DEFAULT_METHOD
 
 
 @pytest.mark.parametrize("name", method_names())
 def test_no_method_setting_hides_a_flag_of_the_command(name: str) -> None:
     import inspect
 
-    taken = set(inspect.signature(cli.adapt).parameters)
+    taken = set(inspect.signature(cli.adapt.adapt).parameters)
     assert taken > set(training_settings())
     assert taken.isdisjoint(method_settings(name))
 

@@ -1,0 +1,45 @@
+"""``domadapt selftest``: the contract of methods."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from domadapt.cli.common import app, say
+
+
+@app.command()
+def selftest(
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Method, combination or file.py; may be repeated. Default: all."),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Say what each invariant means, and the time taken.")
+    ] = False,
+) -> None:
+    """Check that methods keep what every method must keep, on data of their own.
+
+    Exit code 1 where something is not kept.
+    """
+    import torch
+
+    from domadapt.methods import method_names
+    from domadapt.selftest import Subject, table
+
+    # Several threads add up in another order now and then; bits are compared here.
+    torch.set_num_threads(1)
+    subjects = [Subject(spec) for spec in method or method_names()]
+    width = max(len(subject.name) for subject in subjects) + 1
+    say("\n".join([*table.legend(verbose), "", table.columns(width)]))
+    broken: list[str] = []
+    for subject in subjects:
+        findings = list(table.examine(subject))
+        say(table.row(findings, width, verbose))
+        broken += table.reasons(findings)
+    say("")
+    if broken:
+        say("\n".join(broken))
+        raise typer.Exit(1)
+    say(f"{len(subjects)} method{'s' * (len(subjects) > 1)}: everything is kept.")

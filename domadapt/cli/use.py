@@ -1,0 +1,148 @@
+"""``domadapt predict`` and ``domadapt evaluate``: a finished run on other data."""
+
+from __future__ import annotations
+
+import json
+import sys
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from domadapt.cli.common import (
+    ClassMetric,
+    DataArgument,
+    DataRoot,
+    LabelColumn,
+    Metric,
+    ValueMetric,
+    app,
+    check_metric,
+    load,
+    say,
+    write,
+)
+from domadapt.errors import DomadaptError
+
+if TYPE_CHECKING:
+    from domadapt.runs.saved import SavedRun
+    from domadapt.task import Domain
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: DataArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="CSV file; else the terminal.")
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="The probability of every class as well.")
+    ] = False,
+    online: Annotated[
+        bool,
+        typer.Option("--online", help="Go on adapting, batch by batch (runs of tent and adabn)."),
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples at a time; default: 256, online that of the run.")
+    ] = None,
+    label_column: LabelColumn = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Predict the classes, or values, of new data with a run's adapted model."""
+    from domadapt.runs.saved import load_run, prediction_table, value_table
+    from domadapt.runs.saved import predict as probabilities
+
+    saved = load_run(run)
+    if per_class and saved.regression:
+        raise DomadaptError("--per-class is for classes; this run is a regression. Leave it out.")
+    domain = load(
+        data, label_column, None, data_root, columns=saved.config.get("columns"), labelled=False
+    )
+    p = probabilities(saved, domain, batch_size, online=online)
+    ids = [str(i) for i in (domain.ids if domain.ids is not None else range(len(domain)))]
+    if saved.regression:
+        table = value_table(ids, p, saved.class_names)
+    else:
+        table = prediction_table(ids, p, saved.class_names, per_class)
+    csv = table.to_csv(index=False)
+    if output is None:
+        sys.stdout.write(csv)
+    else:
+        write(output, csv)
+        say(f"{len(domain)} predictions in {output}.")
+    for note in domain.notes:
+        say(f"Note: {note}", error=True)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: DataArgument,
+    label_column: LabelColumn = None,
+    data_root: DataRoot = None,
+    extra_classes: Annotated[
+        Literal["error", "unscored", "unknown"] | None,
+        typer.Option(
+            help="Samples of a class that the model does not know; default: of an open-set run "
+            "unknown, else error."
+        ),
+    ] = None,
+    metric: Annotated[Metric | None, typer.Option(help="Print this metric's value alone.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a run's adapted model on labelled data."""
+    from domadapt.evaluation import score
+    from domadapt.runs.saved import class_ids, load_run
+    from domadapt.runs.saved import predict as probabilities
+
+    saved = load_run(run)
+    check_metric(metric, saved.open_set, saved.regression)
+    columns, regression = saved.config.get("columns"), saved.regression
+    domain = load(
+        data, label_column, None, data_root, columns=columns, labelled=True, regression=regression
+    )
+    if regression:
+        _evaluate_values(saved, domain, metric, as_json)
+        return
+    y = class_ids(saved, domain, extra_classes)
+    p = probabilities(saved, domain)
+    found = score(p, y, saved.class_names, open_set=saved.open_set).to_dict()
+    if metric is not None:
+        value = found.get(metric)
+        say(f"{value:.6f}" if value is not None else "undefined")
+        return
+    if as_json:
+        say(json.dumps(found))
+        return
+    for name in typing.get_args(ClassMetric)[: None if saved.open_set else 4]:
+        value = found.get(name)
+        say(f"{name.replace('_', ' '):<16} {'undefined' if value is None else f'{value:.4f}'}")
+    say(f"{'samples':<16} {found['n']}")
+    rows = zip(saved.class_names, found["per_class"], strict=True)
+    for name, value in rows:
+        say(f"  {name:<20} {'no sample' if value is None else f'{value:.4f}'}")
+
+
+def _evaluate_values(saved: SavedRun, domain: Domain, metric: str | None, as_json: bool) -> None:
+    """What `evaluate` says of a run that is a regression."""
+    from domadapt.regression import score_values, written
+    from domadapt.runs.saved import predict as values
+    from domadapt.runs.saved import true_values
+
+    y = true_values(domain, saved.class_names)
+    found = score_values(values(saved, domain), y, saved.class_names).to_dict()
+    if metric is not None:
+        say(f"{found[metric]:.9g}" if found[metric] is not None else "undefined")
+        return
+    if as_json:
+        say(json.dumps(found))
+        return
+    several = found["per_output"] if len(found["per_output"]) > 1 else []
+    for row in (found, *several):
+        if "name" in row:
+            say(row["name"])
+        for name in typing.get_args(ValueMetric):
+            say(f"{'  ' * ('name' in row)}{name:<15} {written(row[name])}")
+    say(f"{'samples':<15} {found['n']}")
