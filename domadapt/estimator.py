@@ -60,16 +60,16 @@ from domadapt.network import Network
 from domadapt.runs.candidate import Progress, train_candidate
 from domadapt.runs.plan import ModelSpec, make_plan
 from domadapt.runs.saved import whole
-from domadapt.selection import validators
+from domadapt.selection import scores
 from domadapt.task import Domain, Kind, Task, canonical
 from domadapt.trainer import History, make_accelerator
 from domadapt.training import Training
 
 #: Scores of the target's predictions, with the sign that makes larger better.
 _OF_TARGET = {
-    "information_maximisation": (validators.information_maximisation, 1.0),
-    "entropy": (validators.entropy, -1.0),
-    "effective_classes": (validators.effective_classes, 1.0),
+    "information_maximisation": (scores.information_maximisation, 1.0),
+    "entropy": (scores.entropy, -1.0),
+    "effective_classes": (scores.effective_classes, 1.0),
 }
 _OF_SOURCE = "source_val_accuracy"
 
@@ -383,7 +383,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         source_val = outputs_of(
             trained.network.to(device), plan.task.source_val, plan.views, device=device
         )
-        self.source_val_accuracy_ = validators.source_val_accuracy(source_val)
+        self.source_val_accuracy_ = scores.source_val_accuracy(source_val)
         self.network_ = plan.compose(trained.network.cpu()).eval()
         self.history_ = trained.history
         self.warnings_ = trained.warnings
@@ -459,7 +459,7 @@ def label_free_scorer(name: str = "information_maximisation") -> LabelFreeScorer
     """A scorer for ``scoring=``, larger is better, that reads no target label.
 
     It serves any classifier with `predict_proba`, such as a logistic regression after a
-    transformer of `domadapt.closed_form`. The scores are those of `domadapt.selection.validators`
+    transformer of `domadapt.closed_form`. The scores are those of `domadapt.selection.scores`
     on the predictions for the rows that are scored, which must be target rows (`target_folds`), or
     told apart by ``sample_domain`` (metadata routing).
 
