@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs
-from domadapt.selection import predictions
+from domadapt.selection import geometry, predictions, weights
 from domadapt.selection.evidence import Evidence
 from domadapt.selection.mixtures import SHARE, mixing_pairs
 from domadapt.selection.registry import validator, validators
@@ -81,6 +82,30 @@ def _labelled(evidence: Evidence, what: str) -> tuple[Outputs, Tensor]:
     assert split.y is not None
     _finite(evidence, f"{what} logits", split.logits)
     return split, split.y
+
+
+def _features(evidence: Evidence, what: str, split: Outputs) -> tuple[Tensor, Tensor]:
+    """The features of a split, finite, and the rows of its logits that they belong to."""
+    if len(split.z) == 0:
+        raise DomadaptError(
+            f"A score of features needs those of {what} of the candidate {evidence.name!r}; there "
+            "are none. Gather the evidence with features."
+        )
+    rows = torch.arange(len(split.z)) if split.rows is None else split.rows
+    return _finite(evidence, f"features of {what}", split.z), rows
+
+
+def _weighted_losses(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """Weights between the domains and cross-entropies of the source's validation samples."""
+    split, y = _labelled(evidence, "source_val")
+    assert evidence.source_train is not None
+    train_s, _ = _features(evidence, "source_train", evidence.source_train)
+    z_t, _ = _features(evidence, "the target", evidence.target)
+    val_s, rows = _features(evidence, "source_val", split)
+    loss = torch.nn.functional.cross_entropy(
+        split.logits[rows].double(), y[rows].long(), reduction="none"
+    )
+    return weights.density_ratio(train_s, z_t, val_s), loss
 
 
 @validator(
@@ -189,8 +214,8 @@ def by_corr_c(evidence: Evidence) -> float:
     "mano",
     range="[1/classes, classes^(-1/4)]",
     cost="none",
-    fooled_by="confident mistakes and collapse: it knows nothing of variety; below its threshold "
-    "it depends on an offset common to all logits of a sample",
+    fooled_by="confident mistakes and collapse: it knows nothing of variety; candidates on either "
+    "side of its threshold are measured differently",
 )
 def by_mano(evidence: Evidence) -> float:
     """MaNo: the matrix norm of normalised logits, a confidence that heeds bad calibration.
@@ -209,8 +234,7 @@ def by_mano(evidence: Evidence) -> float:
     "mixval",
     range="[0, 1]",
     cost="two passes over mixtures of target inputs",
-    fooled_by="near collapse, where mixtures all get the one class that nearly all samples have; "
-    "a network that is linear in its inputs",
+    fooled_by="near collapse, where mixtures all get the one class that nearly all samples have",
     needs=("mixed",),
 )
 def by_mixval(evidence: Evidence) -> float:
@@ -256,3 +280,121 @@ def by_ensv(evidence: Evidence) -> float:
     own = _said(evidence)
     voters = {**(evidence.others or {}), evidence.name: own}
     return predictions.accuracy(own, predictions.mean_probabilities(voters.values()).argmax(1))
+
+
+@validator(
+    "iwcv",
+    range="(-inf, 0]",
+    cost="a logistic regression on the features",
+    fooled_by="domains that a line separates, where all weights vanish and with them the risk; a "
+    "shift of labels or concepts; over-confident mistakes, whose loss has no bound",
+    needs=("source_val", "source_train"),
+)
+def by_iwcv(evidence: Evidence) -> float:
+    """Importance-weighted validation: minus the source's loss, weighted to look like the target.
+
+    ``-mean_i w_i l_i`` over the source's validation samples, l the cross-entropy and w the clipped
+    density ratio of `weights.density_ratio` on the candidate's own features. (Sugiyama et al.,
+    2007, Journal of Machine Learning Research 8), here with one held-out split for their folds,
+    and without their flattening of the weights.
+    """
+    return -weights.weighted_risk(*_weighted_losses(evidence))
+
+
+@validator(
+    "dev",
+    range="(-inf, inf)",
+    cost="a logistic regression on the features",
+    fooled_by="domains that a line separates: the control variate then extrapolates without bound; "
+    "a shift of labels or concepts; over-confident mistakes, whose loss has no bound",
+    needs=("source_val", "source_train"),
+)
+def by_dev(evidence: Evidence) -> float:
+    """Deep embedded validation: the importance-weighted loss with a control variate.
+
+    ``-(mean(w l) + eta mean(w) - eta)``, ``eta = -cov(w l, w) / var(w)``, l the cross-entropy as in
+    the authors' code. (You et al., 2019, arXiv:2606.04665), who tell the domains apart with a
+    network and a search over its weight decay; here with one logistic regression, and weights are
+    clipped (`weights.density_ratio`).
+    """
+    return -weights.controlled_risk(*_weighted_losses(evidence))
+
+
+@validator(
+    "devn",
+    range="(-inf, inf)",
+    cost="a logistic regression on the features",
+    fooled_by="a source on which it is accurate and a target on which it is not, if the features "
+    "of both look alike; over-confident mistakes, whose loss has no bound",
+    needs=("source_val", "source_train"),
+)
+def by_devn(evidence: Evidence) -> float:
+    """Deep embedded validation with normalised weights.
+
+    As dev, with weights divided by their largest and shifted to a mean of 1, so that ``mean(w l)``
+    remains. (Musgrave et al., 2022, arXiv:2208.07360)
+    """
+    w, loss = _weighted_losses(evidence)
+    return -weights.controlled_risk(weights.normalised(w), loss)
+
+
+@validator(
+    "class_ami",
+    range="about 0 (can be slightly below) to 1",
+    cost="k-means on the target's features",
+    fooled_by="features that fall into clear clusters which are not the classes; methods that "
+    "cluster the target themselves",
+)
+def by_class_ami(evidence: Evidence) -> float:
+    """ClassAMI: whether the predicted classes are clusters of the target's features.
+
+    ``AMI(argmax p, kmeans(z))`` with as many clusters as classes. (Musgrave et al., 2022,
+    arXiv:2208.07360). k-means starts once, from a seeded k-means++ draw (theirs from an unseeded
+    one, or, as an option, from the means of the predicted classes); a candidate that predicts one
+    class only scores 0.
+    """
+    z, rows = _features(evidence, "the target", evidence.target)
+    return geometry.cluster_agreement(z, _said(evidence)[rows].argmax(1), evidence.classes)
+
+
+@validator(
+    "rankme",
+    range="[1, min(n, d)]; 0 where all features are 0",
+    cost="singular values of the target's features",
+    fooled_by="noise, which has full rank; it never looks at predictions, and good features that "
+    "have collapsed onto the classes have a low rank",
+)
+def by_rankme(evidence: Evidence) -> float:
+    """RankMe: the effective rank of the target's features.
+
+    ``exp(H(sigma / sum sigma))`` over the singular values of z, not centred. (Garrido et al., 2022,
+    arXiv:2210.02885), without the small constant that they add to each share, and on the target
+    where they take the data of the pre-training.
+    """
+    z, _ = _features(evidence, "the target", evidence.target)
+    return geometry.effective_rank(z)
+
+
+@validator(
+    "reverse_validation",
+    range="[0, 1]",
+    cost="distances of source features to class means",
+    fooled_by="classes that are aligned crosswise: a target class that lies on the wrong source "
+    "class scores as well as one that lies on the right one",
+    needs=("source_val",),
+)
+def by_reverse_validation(evidence: Evidence) -> float:
+    """Reverse validation: back from pseudo-labelled target features to the labelled source.
+
+    Accuracy, on the source's validation samples, of a nearest-mean classifier of the target's
+    features with the classes predicted for them; with one predicted class the share of that class
+    in the source. After Zhong et al. (2010, Machine Learning and Knowledge Discovery in Databases)
+    and Ganin et al. (2016, arXiv:1505.07818), who train a second network from the target back to
+    the source; here there is no second training, but one pass over the candidate's own features.
+    The classifier is not a linear one, as that would only find the network's own head again.
+    """
+    split, y = _labelled(evidence, "source_val")
+    z_t, rows_t = _features(evidence, "the target", evidence.target)
+    z_s, rows_s = _features(evidence, "source_val", split)
+    predicted = _said(evidence)[rows_t].argmax(1)
+    return geometry.reverse_accuracy(z_t, predicted, z_s, y[rows_s])
