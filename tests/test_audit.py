@@ -1,0 +1,242 @@
+"""The audit: measures against hand-computed and SciPy's values, pools, run folders, command."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from domadapt.errors import DomadaptError
+from domadapt.selection.audit import ALWAYS_BASELINE, RANDOM, SELECTOR, Row, audit
+from domadapt.selection.ranking import coverage, picks, regret, weighted_spearman
+
+# Measures ---------------------------------------------------------------------------------------
+
+
+def test_weighted_spearman_by_hand():
+    # Times 9 the weights are 1, 4, 9, the weighted ranks 1, 5, 14 and 1, 14, 10, both of weighted
+    # mean 147/14 = 10.5. Covariance 90.25 - 4 * 19.25 - 9 * 1.75, variances 321.5 and 141.5.
+    value = weighted_spearman([0.1, 0.2, 0.3], [0.5, 0.9, 0.6])
+    assert value == pytest.approx(-2.5 / math.sqrt(321.5 * 141.5), abs=1e-12)
+
+
+def test_weighted_spearman_with_ties_by_hand():
+    # Dense ranks 1, 2, 2: times 4 the weights are 1, 4, 4. Weighted ranks of the scores 1, 7, 7
+    # (1 + 3/2 * 4); of the accuracies 5, 9, 4, as the third is the least. Both means are 19/3, the
+    # deviations (-16, 2, 2) / 3 and (-4, 8, -7) / 3.
+    value = weighted_spearman([1.0, 5.0, 5.0], [0.4, 0.8, 0.2])
+    assert value == pytest.approx(72 / math.sqrt(288 * 468), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_weights_it_is_spearmans(seed):
+    draw = np.random.default_rng(seed)
+    x, y = draw.integers(0, 6, 30).astype(float), draw.normal(size=30)
+    assert weighted_spearman(x, y, power=0) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+
+
+def naive(scores, accuracies):
+    """The same by loops and NumPy's weighted covariance."""
+    order = sorted(set(scores))
+    w = [((order.index(s) + 1) / len(order)) ** 2 for s in scores]
+
+    def rank(values, i):
+        lower = sum(w[j] for j in range(len(w)) if values[j] < values[i])
+        same = [w[j] for j in range(len(w)) if values[j] == values[i]]
+        return lower + (len(same) + 1) / 2 * sum(same) / len(same)
+
+    ranks = [[rank(values, i) for i in range(len(w))] for values in (scores, accuracies)]
+    c = np.cov(ranks, aweights=w)
+    return c[0, 1] / math.sqrt(c[0, 0] * c[1, 1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weighted_spearman_equals_a_loop(seed):
+    draw = random.Random(seed)
+    scores = [draw.choice([0.1, 0.2, 0.4, 0.7, 0.9]) for _ in range(12)]
+    accuracies = [draw.choice([0.3, 0.5, 0.6, 0.8]) for _ in range(12)]
+    assert weighted_spearman(scores, accuracies) == pytest.approx(naive(scores, accuracies))
+
+
+def test_the_top_of_the_ranking_counts_most():
+    scores = [1, 2, 3, 4, 5, 6]
+    wrong_below = weighted_spearman(scores, [0.2, 0.1, 0.3, 0.4, 0.5, 0.6])
+    wrong_above = weighted_spearman(scores, [0.1, 0.2, 0.3, 0.4, 0.6, 0.5])
+    assert wrong_above < wrong_below < 1
+    assert weighted_spearman(scores, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]) == pytest.approx(1)
+    assert weighted_spearman(scores, [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]) < -0.99
+
+
+def test_scores_that_are_not_finite_are_the_lowest():
+    accuracies = [0.2, 0.3, 0.6, 0.9]
+    lowest = weighted_spearman([1, 1, 2, 3], accuracies)
+    for nothing in (math.nan, -math.inf, math.inf):
+        assert weighted_spearman([nothing, 1, 2, 3], accuracies) == lowest
+        assert picks([nothing, 1, 2, 3]) == [3]
+    assert math.isnan(weighted_spearman([math.nan] * 3, [0.1, 0.2, 0.3]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "accuracies"),
+    [([1, 1, 1], [0.1, 0.2, 0.3]), ([1, 2, 3], [0.4, 0.4, 0.4]), ([1], [0.5]), ([], [])],
+)
+def test_a_correlation_without_spread_is_undefined(scores, accuracies):
+    assert math.isnan(weighted_spearman(scores, accuracies))
+
+
+def test_regret_by_hand():
+    scores, accuracies = [0.9, 0.5, 0.7], [0.5, 0.8, 0.75]
+    assert regret(scores, accuracies) == pytest.approx(0.3)
+    # The first is set aside: the third is picked; the oracle is still the second.
+    assert regret(scores, accuracies, [False, True, True]) == pytest.approx(0.05)
+    # A guard that sets the best one aside pays for it.
+    assert regret([0, 1, 0], accuracies, [True, False, True]) == pytest.approx(0.8 - 0.625)
+    # Equal scores count with their mean.
+    assert regret([1, 1, 0], accuracies) == pytest.approx(0.8 - 0.65)
+    with pytest.raises(DomadaptError, match="at least one candidate"):
+        regret(scores, accuracies, [False] * 3)
+
+
+def test_coverage_by_hand():
+    assert coverage([0.1, 0.2, 0.5], [0.3, 0.4, 0.9], [0.3, 0.41, 0.6]) == pytest.approx(2 / 3)
+    assert math.isnan(coverage([], [], []))
+    with pytest.raises(DomadaptError, match="1 and 1 ends for 2"):
+        coverage([0.1], [0.2], [0.1, 0.2])
+
+
+def test_measures_refuse_what_they_cannot_read():
+    with pytest.raises(DomadaptError, match="same candidates"):
+        weighted_spearman([1, 2], [0.1])
+    with pytest.raises(DomadaptError, match="not finite"):
+        weighted_spearman([1, 2], [0.1, math.nan])
+
+
+# Pools ------------------------------------------------------------------------------------------
+
+
+def row(task, candidate, accuracy, scores=None, seed=0, **more):
+    return Row(task, seed, candidate, scores or {}, accuracy, **more)
+
+
+@pytest.fixture
+def rows():
+    """Two tasks; `good` follows the accuracy, `fooled` loves the collapsed one."""
+    found = []
+    for task, truth in (("a->b", (0.6, 0.7, 0.8, 0.2)), ("c->d", (0.5, 0.4, 0.3, 0.1))):
+        names = ("source_only", "dann", "mcc", "bnm 10")
+        for name, accuracy in zip(names, truth, strict=True):
+            collapsed = name == "bnm 10"
+            scores = {"good": accuracy + 1, "fooled": 9.0 if collapsed else accuracy}
+            estimate = {"accuracy": accuracy + 0.1, "low": accuracy - 0.1, "high": accuracy + 0.2}
+            if task == "c->d":
+                estimate |= {"low": accuracy + 0.05}
+            estimate |= {"parts": {"atc": accuracy - 0.2}, "refused": ""}
+            if collapsed:
+                estimate = {"accuracy": None, "low": None, "refused": "it collapsed", "parts": {}}
+            found.append(
+                row(
+                    task,
+                    name,
+                    accuracy,
+                    scores,
+                    set_aside=["one class"] if collapsed else [],
+                    estimate=estimate,
+                    chosen=name == "dann",
+                )
+            )
+    return found
+
+
+def by_name(found):
+    return {criterion.name: criterion for criterion in found.criteria}
+
+
+def test_criteria_by_hand(rows):
+    found = audit(rows)
+    of = by_name(found)
+    assert set(of) == {"good", "fooled", SELECTOR, ALWAYS_BASELINE, RANDOM}
+    assert found.tasks == ["a->b", "c->d"]
+    assert found.best_oracle == pytest.approx((0.8 + 0.5) / 2)
+    assert of["good"].regret_oracle.mean == 0
+    assert of["good"].correlation_all_oracle.mean == pytest.approx(1)
+    # Without the guard `fooled` picks the collapsed one: it loses 0.6 and 0.4.
+    assert of["fooled"].regret_oracle.mean == 0
+    assert of["fooled"].regret_all_oracle.mean == pytest.approx(0.5)
+    assert of["fooled"].regret_all_oracle.largest == pytest.approx(0.6)
+    assert of["fooled"].regret_all_oracle.deviation == pytest.approx(math.sqrt(0.02))
+    assert of["fooled"].correlation_oracle.mean == pytest.approx(1)
+    assert of["fooled"].correlation_all_oracle.mean < 0
+    # The selector takes dann everywhere: it loses 0.1 twice, and once is below source-only.
+    assert of[SELECTOR].regret_oracle.mean == pytest.approx(0.1)
+    assert of[SELECTOR].below_oracle == 1
+    assert of[SELECTOR].gain_oracle.mean == pytest.approx(0)
+    assert of[SELECTOR].regret_all_oracle is None
+    assert of[ALWAYS_BASELINE].regret_oracle.mean == pytest.approx(0.1)
+    assert of[ALWAYS_BASELINE].correlation_oracle is None
+    # Random under the guard: 0.7 and 0.4 on average; over all: 0.575 and 0.325.
+    assert of[RANDOM].regret_oracle.mean == pytest.approx(0.1)
+    assert of[RANDOM].regret_all_oracle.mean == pytest.approx(0.2)
+    assert [c.name for c in found.criteria][:2] == ["fooled", "good"]
+
+
+def test_seeds_are_averaged_within_a_task_first(rows):
+    # Task e has two seeds of regret 0.4 and 0.2, the other tasks 0: (0 + 0 + 0.3) / 3.
+    more = [
+        row("e->f", name, accuracy, {"good": score}, seed)
+        for seed, lesser in ((0, 0.5), (1, 0.7))
+        for name, accuracy, score in (("source_only", 0.9, 0.0), ("mcc", lesser, 1.0))
+    ]
+    spread = by_name(audit(rows + more))["good"].regret_oracle
+    assert spread.mean == pytest.approx(0.1)
+    assert spread.largest == pytest.approx(0.3)
+    assert spread.tasks == 3
+
+
+def test_errors_of_estimates_by_hand(rows):
+    found = {(e.name, e.scope): e for e in audit(rows).estimates}
+    everywhere = found["the estimate", "all"]
+    assert everywhere.candidates == 8
+    assert everywhere.refused == 2
+    assert everywhere.error_oracle == pytest.approx(0.1)
+    assert everywhere.bias_oracle == pytest.approx(0.1)
+    assert everywhere.covered_oracle == pytest.approx(0.5)
+    assert everywhere.width == pytest.approx((0.3 + 0.15) / 2)
+    chosen = found["the estimate", "chosen"]
+    assert chosen.candidates == 2
+    assert chosen.covered_oracle == pytest.approx(0.5)
+    assert found["atc", "all"].bias_oracle == pytest.approx(-0.2)
+    assert found["atc", "all"].error_oracle == pytest.approx(0.2)
+    assert found["atc", "all"].covered_oracle is None
+
+
+def test_a_pool_that_the_guard_empties_keeps_source_only(rows):
+    broken = [replace(r, set_aside=["lost"]) for r in rows]
+    for name in ("good", "fooled"):
+        criterion = by_name(audit(broken))[name]
+        assert criterion.gain_oracle.mean == 0
+        assert criterion.regret_oracle.mean == pytest.approx(0.1)
+
+
+def test_small_and_uneven_pools_are_noted(rows):
+    scores = {"good": 1.0, "dev": math.nan}
+    more = [row("e->f", "mcc", 0.5, scores), row("e->f", "dann", 0.6, {"good": 0.0})]
+    found = audit([*rows, *more], notes=["first"])
+    said = " ".join(found.notes)
+    assert found.notes[0] == "first"
+    assert "e->f (seed 0) has fewer than 3 candidates" in said
+    assert "e->f (seed 0) has no source_only" in said
+    assert "dev did not score 9 of the candidates" in said
+    assert "dev is not finite for 1" in said
+    assert by_name(found)["good"].correlation_all_oracle.tasks == 2
+    assert by_name(found)["dev"].pools == 1
+
+
+def test_what_cannot_be_audited():
+    with pytest.raises(DomadaptError, match="got none"):
+        audit([])
+    with pytest.raises(DomadaptError, match="'mcc' occurs twice in a->b, seed 0"):
+        audit([row("a->b", "mcc", 0.5), row("a->b", "mcc", 0.6)])
