@@ -1,0 +1,159 @@
+"""Estimators against hand constants, closed forms of POT, and simulations of known accuracy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from domadapt.errors import DomadaptError
+from domadapt.selection.estimates import (
+    agreement,
+    average_confidence,
+    average_thresholded_confidence,
+    confidence_transport,
+    difference_of_confidences,
+    three_way,
+)
+from domadapt.selection.intervals import Z90, expit, logit, wilson
+
+P = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]]).double()
+
+
+def _calibrated(n: int, spread: float, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Probabilities, and labels drawn from them: calibrated by construction."""
+    rng = np.random.default_rng(seed)
+    logits = torch.tensor(rng.normal(size=(n, classes)) * spread)
+    p = logits.softmax(1)
+    y = [rng.choice(classes, p=row / row.sum()) for row in p.numpy()]
+    return p, torch.tensor(y)
+
+
+def test_average_confidence_by_hand() -> None:
+    assert average_confidence(P) == pytest.approx((0.9 + 0.6 + 0.8 + 0.55) / 4)
+
+
+def test_confidence_is_the_accuracy_of_calibrated_predictions() -> None:
+    p, y = _calibrated(4_000, 2.0)
+    truth = float((p.argmax(1) == y).double().mean())
+    assert average_confidence(p) == pytest.approx(truth, abs=0.02)
+
+
+def test_the_difference_of_confidences_by_hand() -> None:
+    y = torch.tensor([0, 0, 1, 0])  # 3 of 4 are right
+    p_t = torch.tensor([[0.5, 0.5], [0.3, 0.7]])
+    expected = 0.75 - (average_confidence(P) - 0.6)
+    assert difference_of_confidences(p_t, P, y) == pytest.approx(expected)
+
+
+def test_the_threshold_lets_as_many_source_samples_miss_as_are_wrong() -> None:
+    y = torch.tensor([0, 0, 1, 0])
+    # One source sample is wrong: the least score, 0.55, misses and the threshold is 0.6.
+    p_t = torch.tensor([[0.59, 0.41], [0.3, 0.7], [0.62, 0.38], [0.5, 0.5]]).double()
+    for score in ("max_probability", "negative_entropy"):
+        assert average_thresholded_confidence(p_t, P, y, score) == 0.5  # type: ignore[arg-type]
+
+
+def test_without_source_errors_the_threshold_is_the_least_score() -> None:
+    y = torch.tensor([0, 0, 1, 1])
+    p_t = torch.tensor([[0.54, 0.46], [0.3, 0.7], [0.56, 0.44]]).double()
+    found = average_thresholded_confidence(p_t, P, y, "max_probability")
+    assert found == pytest.approx(2 / 3)
+    assert average_thresholded_confidence(p_t, P, 1 - y) == 0.0
+
+
+def test_the_difference_of_confidences_of_calibrated_predictions() -> None:
+    p_v, y_v = _calibrated(4_000, 3.0)
+    p_t, y_t = _calibrated(4_000, 1.5, seed=1)
+    truth = float((p_t.argmax(1) == y_t).double().mean())
+    assert difference_of_confidences(p_t, p_v, y_v) == pytest.approx(truth, abs=0.03)
+
+
+def test_the_threshold_is_exact_where_certainty_decides_what_is_right() -> None:
+    # A sample is right where its larger probability exceeds 0.7, in both domains.
+    rng = np.random.default_rng(0)
+    sure_v, sure_t = rng.uniform(0.5, 1, 2_000), rng.beta(1, 3, 2_000) / 2 + 0.5
+    p_v, p_t = (torch.tensor(np.stack([s, 1 - s], 1)) for s in (sure_v, sure_t))
+    y_v = torch.tensor((sure_v <= 0.7).astype(int))
+    truth = float((sure_t > 0.7).mean())
+    assert truth < 0.3
+    for score in ("max_probability", "negative_entropy"):
+        found = average_thresholded_confidence(p_t, p_v, y_v, score)  # type: ignore[arg-type]
+        assert found == pytest.approx(truth, abs=0.01)
+
+
+def test_agreement_by_hand() -> None:
+    assert agreement(P, P.flip(1)) == 0.0
+    assert agreement(P, torch.tensor([[2.0, 1], [0, 3], [0, 1], [0, 1]])) == 0.75
+    with pytest.raises(DomadaptError, match="same samples"):
+        agreement(P, P[:2])
+
+
+def test_transport_of_two_samples_by_hand() -> None:
+    # Two samples that both lean to class 0, where each class has half: the less sure one moves.
+    p = torch.tensor([[0.9, 0.1], [0.7, 0.3]])
+    half = torch.tensor([0.5, 0.5])
+    assert confidence_transport(p, half) == pytest.approx((0.9 + 0.3) / 2, abs=1e-6)
+    # Were the shares those of the predictions, nothing would move.
+    assert confidence_transport(p, torch.tensor([1.0, 0.0])) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_transport_agrees_with_an_assignment_of_labels() -> None:
+    from scipy.optimize import linear_sum_assignment
+
+    p, _ = _calibrated(60, 2.0, classes=3)
+    labels = np.repeat([0, 1, 2], [30, 20, 10])
+    cost = np.abs(p.numpy()[:, None] - np.eye(3)[labels][None]).sum(2) / 2
+    rows, columns = linear_sum_assignment(cost)
+    expected = 1 - cost[rows, columns].mean()
+    prior = torch.tensor([3.0, 2.0, 1.0]) / 6
+    assert confidence_transport(p, prior) == pytest.approx(expected, abs=1e-6)
+
+
+def test_three_independent_networks_reveal_their_accuracies() -> None:
+    rng = np.random.default_rng(0)
+    n, classes, truth = 40_000, 4, (0.9, 0.7, 0.5)
+    y = rng.integers(classes, size=n)
+    said = [
+        np.where(rng.random(n) < a, y, (y + rng.integers(1, classes, n)) % classes) for a in truth
+    ]
+    ab, ac, bc = ((said[i] == said[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert three_way(ab, ac, bc, classes) == pytest.approx(0.9, abs=0.02)
+    assert three_way(ab, bc, ac, classes) == pytest.approx(0.7, abs=0.02)
+    assert three_way(ac, bc, ab, classes) == pytest.approx(0.5, abs=0.02)
+
+
+def test_three_networks_at_chance_reveal_nothing() -> None:
+    assert math.isnan(three_way(0.25, 0.5, 0.5, 4))
+    with pytest.raises(DomadaptError, match="2 classes"):
+        three_way(0.5, 0.5, 0.5, 1)
+
+
+def test_wilson_agrees_with_statistics_tables() -> None:
+    # The endpoints solve |p - x| = z sqrt(x (1 - x) / n).
+    for share, n in ((0.8, 50), (0.0, 20), (1.0, 20), (0.5, 1)):
+        for end in wilson(share, n):
+            if 0 < end < 1:
+                assert abs(share - end) == pytest.approx(Z90 * math.sqrt(end * (1 - end) / n))
+    assert wilson(1.0, 20)[1] == 1.0
+    assert wilson(0.0, 20)[0] == 0.0
+    with pytest.raises(DomadaptError, match="at least one sample"):
+        wilson(0.5, 0)
+
+
+def test_logit_and_back() -> None:
+    for share in (0.1, 0.5, 0.99):
+        assert expit(logit(share, 1_000)) == pytest.approx(share)
+    assert logit(1.0, 50) == pytest.approx(math.log(99))
+    assert expit(-800.0) == 0.0
+    assert expit(800.0) == 1.0
+
+
+def test_no_sample_is_a_named_mistake() -> None:
+    with pytest.raises(DomadaptError, match="at least one sample"):
+        average_confidence(P[:0])
+    with pytest.raises(DomadaptError, match="share for each"):
+        confidence_transport(P, torch.ones(3))
