@@ -14,6 +14,7 @@ from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs
 from domadapt.selection.calibration import (
     BOUNDS,
+    Calibration,
     calibrate,
     class_shares,
     expected_calibration_error,
@@ -133,8 +134,21 @@ def test_the_prior_of_the_target_is_applied_by_bayes_rule() -> None:
     plain = torch.softmax(evidence.target.logits.double() / found.temperature, 1).numpy()
     expected = plain * prior_t.numpy() / (counts / counts.sum())
     expected /= expected.sum(1, keepdims=True)
-    np.testing.assert_allclose(found.probabilities(evidence.target.logits), expected, atol=1e-12)
+    np.testing.assert_allclose(found.probabilities(evidence.target.logits), expected, atol=1e-6)
     assert "class shares" in found.trust
+
+
+def test_the_offset_moves_the_logits_as_bayes_rule_moves_the_probabilities() -> None:
+    given = Calibration(2.0, [0.5, 0.25, 0.25], [0.25, 0.75, 0.0], 0.1, 0.0, "")
+    logits = torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 50.0]])
+    offset = given.offset(3)
+    assert offset[:2].tolist() == pytest.approx([math.log(0.5), math.log(3.0)])
+    assert bool(offset.isfinite().all())
+    moved = (logits / 2.0 + offset).softmax(1)
+    assert torch.allclose(moved.double(), given.probabilities(logits), atol=1e-6)
+    # A sample of a class that the target is said to lack, and of no other, keeps it.
+    assert moved[1].argmax() == 2
+    assert replace(given, prior_t=None).offset(3).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_method_that_follows_its_own_confidence_is_not_corrected_twice() -> None:

@@ -16,13 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from domadapt.errors import DomadaptError
-from domadapt.losses.label_shift import corrected
 from domadapt.selection.evidence import Evidence
 
 #: Bins of the calibration error.
 BINS = 15
 #: The smallest and the largest temperature that are considered.
 BOUNDS = (0.05, 20.0)
+#: The least class share of the target that a correction assumes.
+LEAST_SHARE = 1e-6
 #: Calibration errors on the source up to this are called small.
 SMALL_ECE = 0.05
 #: A mean confidence further than this from the estimated accuracy is pointed out.
@@ -51,15 +52,20 @@ class Calibration:
     ece_after: float | None
     trust: str
 
-    def probabilities(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """Calibrated probabilities of logits, in float64; each row sums to 1."""
-        p = (logits.double() / self.temperature).softmax(1)
+    def offset(self, classes: int) -> Float[Tensor, " c"]:
+        """What is added to the scaled logits, ``log prior_t / prior_s``; zeros without correction.
+
+        Bayes' rule under label shift, as `losses.label_shift.corrected` has it for probabilities.
+        A share of the target below `LEAST_SHARE` counts as that, so that logits stay finite.
+        """
         if self.prior_s is None or self.prior_t is None:
-            return p
-        shares = [
-            torch.tensor(prior, dtype=torch.float64) for prior in (self.prior_s, self.prior_t)
-        ]
-        return corrected(p, *shares)
+            return torch.zeros(classes)
+        prior_s, prior_t = torch.tensor(self.prior_s), torch.tensor(self.prior_t)
+        return (prior_t.clamp_min(LEAST_SHARE) / prior_s.clamp_min(LEAST_SHARE)).log()
+
+    def probabilities(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """``softmax(logits / temperature + offset)`` in float64."""
+        return (logits.double() / self.temperature + self.offset(logits.shape[1])).softmax(1)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, as a `Report` keeps it."""
