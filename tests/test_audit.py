@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 import random
 from dataclasses import replace
@@ -10,8 +12,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from domadapt import cli
 from domadapt.errors import DomadaptError
+from domadapt.report.audit import markdown, tables, terminal, to_csv, to_json
+from domadapt.report.audit_figure import figure
+from domadapt.report.report import Candidate, Report
 from domadapt.selection.audit import ALWAYS_BASELINE, RANDOM, SELECTOR, Row, audit
+from domadapt.selection.labelled_runs import rows_of
 from domadapt.selection.ranking import coverage, picks, regret, weighted_spearman
 
 # Measures ---------------------------------------------------------------------------------------
@@ -240,3 +247,163 @@ def test_what_cannot_be_audited():
         audit([])
     with pytest.raises(DomadaptError, match="'mcc' occurs twice in a->b, seed 0"):
         audit([row("a->b", "mcc", 0.5), row("a->b", "mcc", 0.6)])
+
+
+# Runs -------------------------------------------------------------------------------------------
+
+TRUTH = {"source_only": 0.6, "mcc": 0.7, "dann": 0.5}
+
+
+def write_run(folder, task="a->b", seed=0, truth=TRUTH, labels=True, chosen="mcc", **more):
+    candidates = [
+        Candidate(
+            name=name,
+            method=name,
+            label_free={"entropy": accuracy},
+            target={"accuracy": accuracy, "n": 50} if labels else None,
+            scores={"ensv": accuracy, "dev": -accuracy},
+            estimate={"accuracy": 0.65, "low": 0.55, "high": 0.7, "parts": {"atc": 0.6}},
+        )
+        for name, accuracy in truth.items()
+    ]
+    about = {"name": task, "class_names": ["x", "y"], "sizes": {"target_test": 50}, **more}
+    folder.mkdir(parents=True)
+    Report(about, chosen, candidates, {}, {}, {}, {}, seed, None, "").save(folder / "report.json")
+    return folder
+
+
+def test_runs_of_one_task_and_seed_are_one_pool(tmp_path):
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "deep" / "two", truth={"source_only": 0.6, "bnm": 0.8}, chosen="bnm")
+    write_run(tmp_path / "other", seed=1)
+    read = rows_of([tmp_path, tmp_path / "one"])
+    assert read.runs == 3
+    pool = {r.candidate: r for r in read.rows if r.seed == 0}
+    # The source-only model of both runs is one; both choices are kept.
+    assert sorted(pool) == ["bnm", "dann", "mcc", "source_only"]
+    assert {name for name, r in pool.items() if r.chosen} == {"mcc", "bnm"}
+    assert pool["source_only"].baseline
+    assert pool["dann"].scores == {"ensv": 0.5, "dev": -0.5}
+    assert any("put together" in note for note in read.notes)
+    found = audit(read.rows, read.notes)
+    # Of seed 0 the mean of both choices, 0.75, against 0.8; of seed 1 none is better than mcc.
+    assert by_name(found)[SELECTOR].regret_oracle.mean == pytest.approx(0.025)
+    assert by_name(found)["ensv"].regret_oracle.mean == pytest.approx(0)
+    assert by_name(found)["dev"].correlation_oracle.mean < 0
+
+
+def test_models_of_one_name_that_differ_stay_apart(tmp_path):
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "two", truth={"source_only": 0.6, "mcc": 0.75})
+    names = [r.candidate for r in rows_of([tmp_path]).rows]
+    assert len(names) == len(set(names)) == 4
+    assert sum(name.startswith("mcc of ") for name in names) == 2
+
+
+def test_tasks_of_one_name_that_differ_stay_apart(tmp_path):
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "two", class_names=["x", "y", "z"])
+    read = rows_of([tmp_path])
+    assert {r.task for r in read.rows} == {"a->b", "a->b (2)"}
+    assert any("2 tasks are called a->b" in note for note in read.notes)
+
+
+def test_runs_that_cannot_be_audited_are_noted(tmp_path):
+    write_run(tmp_path / "good")
+    write_run(tmp_path / "unlabelled", labels=False)
+    write_run(tmp_path / "values", task_type="regression")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "report.json").write_text("[]")
+    read = rows_of([tmp_path])
+    assert read.runs == 1
+    said = "\n".join(read.notes)
+    assert f"{tmp_path / 'begun'} is not finished" in said
+    assert f"{tmp_path / 'unlabelled'} was left out: its target has no labels" in said
+    assert f"{tmp_path / 'values'} was left out: its labels are measurements" in said
+    assert f"{tmp_path / 'foreign'} was left out: This is not a report" in said
+
+
+def test_without_any_labelled_run_one_sentence_says_so(tmp_path):
+    with pytest.raises(DomadaptError, match="There is no"):
+        rows_of([tmp_path / "nowhere"])
+    write_run(tmp_path / "unlabelled", labels=False)
+    with pytest.raises(DomadaptError, match="target has no labels"):
+        rows_of([tmp_path])
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(DomadaptError, match="is a file"):
+        rows_of([tmp_path / "x.csv"])
+
+
+# Tables, figure, command ------------------------------------------------------------------------
+
+
+def test_tables_say_what_the_oracle_touched(rows):
+    found = audit(rows, ["a note of runs/a_b|c"])
+    for table in tables(found):
+        assert "oracle" in table.title
+        assert all(len(line) == len(table.heads) for line in table.rows)
+    page = markdown(found)
+    assert "| fooled | 0.0 ± 0.0 | 0.0 | 50.0 ± 14.1 | 1.00 ± 0.00 |" in page
+    assert "| the estimate | all | 8 | 2 | 10.0 | +10.0 | 50 % | 22.5 |" in page
+    assert r"a note of runs/a\_b\|c" in page
+    assert "cannot say which criterion is best elsewhere" in page
+    lines = terminal(found).splitlines()
+    assert any(line.split()[:2] == ["good", "0.0"] for line in lines)
+
+
+def test_csv_and_json_hold_every_pick(rows):
+    found = audit(rows)
+    lines = list(csv.DictReader(to_csv(found).splitlines()))
+    assert len(lines) == 2 * 5
+    [fooled] = [x for x in lines if (x["task"], x["criterion"]) == ("a->b", "fooled")]
+    assert fooled["picked"] == "mcc"
+    assert float(fooled["regret_all_oracle"]) == pytest.approx(0.6)
+    data = json.loads(to_json(found))
+    assert len(data["picks"]) == len(lines)
+    assert data["criteria"][0]["regret_oracle"]["tasks"] == 2
+
+
+def test_the_figure_shows_means_spread_and_intervals(rows):
+    drawn = figure(audit(rows))
+    assert len(drawn.axes) == 3
+    assert all("oracle" in ax.get_title("left") for ax in drawn.axes)
+    assert "2 more were refused" in drawn.axes[2].get_xlabel()
+    regrets = drawn.axes[0]
+    names = [tick.get_text() for tick in regrets.get_yticklabels()]
+    place = names.index("fooled")
+    rings = [
+        line.get_xdata()[0]
+        for line in regrets.lines
+        if line.get_markerfacecolor() == "none" and line.get_ydata()[0] == place
+    ]
+    assert rings == pytest.approx([50.0])
+    # A vertical interval of each estimate that was not refused, and the diagonal.
+    vertical = [
+        line
+        for line in drawn.axes[2].lines
+        if len(line.get_xdata()) == 2 and line.get_xdata()[0] == line.get_xdata()[1]
+    ]
+    assert len(vertical) == 6
+    assert len(figure(audit([replace(r, estimate=None) for r in rows])).axes) == 2
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "runs" / "one")
+    write_run(tmp_path / "runs" / "two", task="c->d")
+    words = ["domadapt", "audit", f"{tmp_path}/runs", "--out", f"{tmp_path}/o"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code in (0, None)
+    assert "Criteria against the truth (oracle)" in capsys.readouterr().out
+    held = sorted(p.name for p in (tmp_path / "o").iterdir())
+    assert held == ["audit.csv", "audit.json", "audit.md", "audit.png", "audit.svg"]
+    assert (tmp_path / "o" / "audit.svg").read_text().startswith("<svg")
+    assert "oracle" in (tmp_path / "o" / "audit.svg").read_text()
+    monkeypatch.setattr("sys.argv", ["domadapt", "audit", f"{tmp_path}/nothing"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert "Error: There is no" in capsys.readouterr().err
