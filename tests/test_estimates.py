@@ -16,6 +16,8 @@ from domadapt.selection.estimates import (
     average_thresholded_confidence,
     confidence_transport,
     difference_of_confidences,
+    neighbour_agreement,
+    shares_fit,
     three_way,
 )
 from domadapt.selection.intervals import Z90, expit, logit, wilson
@@ -157,3 +159,39 @@ def test_no_sample_is_a_named_mistake() -> None:
         average_confidence(P[:0])
     with pytest.raises(DomadaptError, match="share for each"):
         confidence_transport(P, torch.ones(3))
+
+
+def test_neighbours_agree_as_a_loop_over_cosines_says() -> None:
+    rng = np.random.default_rng(0)
+    z, predicted = rng.normal(size=(90, 3)), rng.integers(3, size=90)
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    k, total = 90 // 12, 0.0
+    for i in range(90):
+        others = np.argsort(-unit @ unit[i])
+        near = [j for j in others if j != i][:k]
+        total += float((predicted[near] == predicted[i]).mean()) / 90
+    found = neighbour_agreement(torch.tensor(z), torch.tensor(predicted), 3, block=32)
+    assert found == pytest.approx(total)
+
+
+def test_shares_fit_by_hand() -> None:
+    predicted = torch.tensor([0] * 600 + [1] * 400)
+    prior = torch.tensor([0.3, 0.7])
+    # TV = 0.3; by chance about sqrt(2 (0.24 / 1000 + 0.21 / 500) / pi).
+    by_chance = math.sqrt(2 * (0.24 / 1_000 + 0.21 / 500) / math.pi)
+    assert shares_fit(predicted, prior, 500) == pytest.approx(1 - 0.3 + by_chance, abs=1e-6)
+
+
+def test_equal_shares_fit_up_to_chance() -> None:
+    rng = np.random.default_rng(0)
+    prior = np.full(20, 0.05)
+    fits = [
+        shares_fit(
+            torch.tensor(rng.choice(20, 400)),
+            torch.tensor(np.bincount(rng.choice(20, 400), minlength=20) / 400),
+            400,
+        )
+        for _ in range(20)
+    ]
+    assert prior.sum() == pytest.approx(1.0)
+    assert np.mean(fits) > 0.98

@@ -6,8 +6,11 @@ docstring names. None is right for every shift; `estimate_accuracy` weighs them 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +18,47 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from domadapt.errors import DomadaptError
+from domadapt.selection.calibration import class_shares, fit_temperature
+from domadapt.selection.evidence import Evidence
+from domadapt.selection.guard import guard
+from domadapt.selection.intervals import Z90, expit, logit
 from domadapt.selection.predictions import accuracy
 
 Score = Literal["negative_entropy", "max_probability"]
+
+#: The rule of `estimate_accuracy`, in log odds above chance: a constant, and the weights of the
+#: neighbours' agreement, of the fit of the class shares, and of the source-only confidence.
+OFFSET, NEIGHBOURS, SHARES, CONFIDENCE = -3.0, 1.1, 0.5, 0.2
+#: Shares above chance are taken as no closer than this to 0 and 1: none of them is ever sure.
+LEAST, MOST = 0.02, 0.985
+#: Standard error of the rule, in the same log odds.
+ERROR = 0.7
+#: The most neighbours that are asked.
+K_NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An accuracy on the target, estimated without its labels.
+
+    Attributes:
+        accuracy: the estimate, in [0, 1]; None where it is refused.
+        low: lower end of the 90 % interval, or None.
+        high: upper end of the 90 % interval, or None.
+        parts: estimates of the same accuracy by the methods of the literature, by name, as far as
+            the evidence allows: their spread tells how hard the case is.
+        refused: why there is no estimate, one sentence; empty where there is one.
+    """
+
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    parts: dict[str, float] = field(default_factory=dict)
+    refused: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, as a `Report` keeps it."""
+        return dataclasses.asdict(self)
 
 
 def average_confidence(p: Float[Tensor, "n c"]) -> float:
@@ -126,6 +167,159 @@ def three_way(first_second: float, first_third: float, second_third: float, clas
         return math.nan
     u = min(1.0, math.sqrt(above[0] * above[1] / above[2]))
     return (1 + (classes - 1) * u) / classes
+
+
+def neighbour_agreement(
+    z: Float[Tensor, "n d"], predicted: Int[Tensor, " n"], classes: int, block: int = 512
+) -> float:
+    """The mean share of a sample's nearest neighbours that are predicted to be of its class.
+
+    Neighbours by the cosine of features; ``k = min(10, n / (4 classes))`` of them, at least one,
+    so that rare classes have enough samples of their own. 1 where the predictions follow clusters
+    of the features; where their borders cut through dense regions it is less.
+    """
+    n = len(z)
+    k = max(1, min(K_NEIGHBOURS, n // (4 * classes), n - 1))
+    if n < 2:
+        return 1.0
+    unit = torch.nn.functional.normalize(z.float(), dim=1)
+    total = 0.0
+    for first in range(0, n, block):
+        rows = torch.arange(first, min(first + block, n))
+        close = unit[rows] @ unit.T
+        close[torch.arange(len(rows)), rows] = -torch.inf
+        near = close.topk(k, 1).indices
+        total += float((predicted[near] == predicted[rows, None]).double().mean(1).sum())
+    return total / n
+
+
+def shares_fit(predicted: Int[Tensor, " n"], prior: Float[Tensor, " c"], n_prior: int) -> float:
+    """``1 - max(0, TV - E)``: how well the predicted class shares fit those of the source.
+
+    ``TV = 1/2 sum_c |q_c - prior_c|`` is the least share of samples that are wrong if the target's
+    classes are as frequent as the source's. E is about what it would be by chance of sampling n
+    and `n_prior` samples, ``1/2 sum_c sqrt(2 v_c / pi)`` with v_c the variance of the difference.
+    """
+    n, q = len(predicted), torch.bincount(predicted, minlength=len(prior)).double()
+    q, prior = q / n, prior.double()
+    variance = q * (1 - q) / n + prior * (1 - prior) / n_prior
+    chance = (2 * variance / math.pi).sqrt().sum()
+    return 1.0 - max(0.0, 0.5 * float((q - prior).abs().sum() - chance))
+
+
+def estimate_accuracy(
+    evidence: Evidence, baseline: Evidence | None, candidates: Sequence[Evidence] = ()
+) -> Estimate:
+    """The accuracy of a candidate on the target, with a 90 % interval, or why there is none.
+
+    Args:
+        evidence: the candidate whose accuracy is estimated.
+        baseline: the evidence on source_only of the same run; None where there is none, then the
+            candidate stands in for it if its method does not train on its own confidence.
+        candidates: all candidates of the run, with or without these two.
+    """
+    why = _refusal(evidence, baseline)
+    if why:
+        return Estimate(None, None, None, {}, why)
+    start = baseline or evidence
+    held, trained = evidence.source_val, evidence.source_train
+    assert held is not None
+    assert held.y is not None
+    y = held.y if trained is None or trained.y is None else torch.cat([held.y, trained.y])
+    classes, prior = evidence.classes, class_shares(y, evidence.classes)
+    predicted = evidence.target.logits.argmax(1)
+    z, rows = evidence.target.z, evidence.target.rows
+    seen = predicted[: len(z)] if rows is None else predicted[rows]
+    n = len(predicted)
+    value = (
+        OFFSET
+        + NEIGHBOURS * _odds(neighbour_agreement(z, seen, classes), classes)
+        + SHARES * _odds(shares_fit(predicted, prior, len(y)), classes)
+        + CONFIDENCE * _odds(average_confidence(_calibrated(start)), classes)
+    )
+    sampling = 1.0 / math.sqrt(n * expit(value) * (1 - expit(value)))
+    half = Z90 * math.hypot(ERROR, sampling)
+    low, middle, high = (_share(v, classes) for v in (value - half, value, value + half))
+    return Estimate(middle, low, high, _parts(evidence, start, candidates, prior))
+
+
+def _refusal(evidence: Evidence, baseline: Evidence | None) -> str:
+    """Why nothing can be estimated of a candidate; empty where something can."""
+    held = evidence.source_val
+    if held is None or held.y is None:
+        return (
+            "Without labelled source validation samples there is nothing to measure confidence "
+            "against; label some target samples to know the accuracy."
+        )
+    seen = [o.y for o in (held, evidence.source_train) if o is not None and o.y is not None]
+    known = 1 + max(int(y.max()) for y in seen)
+    if evidence.classes > known:
+        return (
+            f"The network has {evidence.classes} outputs and the source {known} classes: how many "
+            "target samples are of unknown classes cannot be estimated from the source."
+        )
+    if evidence.classes < 2:
+        return "With a single class there is no accuracy to estimate."
+    if baseline is None and evidence.trains_on_confidence:
+        return (
+            "The method raises its own confidence and there is no source-only model to compare "
+            "with; train one beside it."
+        )
+    reasons = guard(evidence, baseline or evidence)
+    if reasons:
+        return f"The candidate is broken ({reasons[0]}): what it says of the target is no evidence."
+    return ""
+
+
+def _parts(
+    evidence: Evidence, start: Evidence, candidates: Sequence[Evidence], prior: Tensor
+) -> dict[str, float]:
+    """The estimates of the literature, as far as the evidence allows."""
+    held, before = evidence.source_val, start.source_val
+    assert held is not None
+    assert held.y is not None
+    p = _calibrated(evidence)
+    found = {"cot": confidence_transport(p, prior)}
+    if not evidence.trains_on_confidence:
+        p_v = _calibrated(evidence, held.logits)
+        found |= {
+            "average_confidence": average_confidence(p),
+            "difference_of_confidences": difference_of_confidences(p, p_v, held.y),
+            "atc": average_thresholded_confidence(p, p_v, held.y),
+        }
+    if before is not None and before.y is not None and start.name != evidence.name:
+        p_t, p_v = _calibrated(start), _calibrated(start, before.logits)
+        found["source_only_atc"] = average_thresholded_confidence(p_t, p_v, before.y)
+        found["agreement_source_only"] = agreement(evidence.target.logits, start.target.logits)
+    if evidence.twin is not None:
+        found["agreement_seeds"] = agreement(evidence.target.logits, evidence.twin)
+    others = [
+        c for c in candidates if c.name not in (evidence.name, start.name) and not guard(c, start)
+    ]
+    if others:
+        shares = [agreement(evidence.target.logits, c.target.logits) for c in others]
+        found["agreement_candidates"] = float(np.median(shares))
+    return found
+
+
+def _calibrated(evidence: Evidence, logits: Tensor | None = None) -> Tensor:
+    """Probabilities with the temperature of the candidate's source validation, if there is one."""
+    held = evidence.source_val
+    scaled = (evidence.target.logits if logits is None else logits).double()
+    if held is None or held.y is None:
+        return scaled.softmax(1)
+    return (scaled / fit_temperature(held.logits, held.y)).softmax(1)
+
+
+def _odds(share: float, classes: int) -> float:
+    """Log odds of a share above chance."""
+    above = (classes * share - 1) / (classes - 1)
+    return logit(min(max(above, LEAST), MOST), 10**9)
+
+
+def _share(odds: float, classes: int) -> float:
+    """The share whose `_odds` these are."""
+    return (1 + (classes - 1) * expit(odds)) / classes
 
 
 def _score(p: Tensor, score: Score) -> Tensor:
