@@ -242,6 +242,16 @@ def test_small_and_uneven_pools_are_noted(rows):
     assert by_name(found)["dev"].pools == 1
 
 
+def test_equal_candidates_are_no_loss_by_rounding():
+    # The mean of three times 0.1 is not 0.1 in floating point.
+    names = ("source_only", "dann", "mcc")
+    found = audit([row("a->b", name, 0.1, {"same": 1.0}) for name in names])
+    same = by_name(found)["same"]
+    assert same.regret_oracle.mean == 0
+    assert same.below_oracle == 0
+    assert same.correlation_all_oracle is None
+
+
 def test_what_cannot_be_audited():
     with pytest.raises(DomadaptError, match="got none"):
         audit([])
@@ -387,6 +397,8 @@ def test_the_figure_shows_means_spread_and_intervals(rows):
     ]
     assert len(vertical) == 6
     assert len(figure(audit([replace(r, estimate=None) for r in rows])).axes) == 2
+    bare = [replace(r, scores={}, estimate={"refused": "it trains on confidence"}) for r in rows]
+    assert len(figure(audit(bare)).axes) == 2
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

@@ -19,6 +19,8 @@ from domadapt.selection.ranking import coverage, picks, weighted_spearman
 
 #: Fewer candidates have no rank correlation worth the name: two give -1 or 1 whatever they are.
 MIN_CANDIDATES = 3
+#: A mean of equal accuracies may differ from them by this much.
+ROUNDING = 1e-12
 SELECTOR, ALWAYS_BASELINE, RANDOM = "the run's choice", f"always {BASELINE}", "a random candidate"
 
 Kind = Literal["validator", "selector", "reference"]
@@ -315,8 +317,8 @@ def _verdict(
         correlation_all_oracle=correlations[1],
         picked=[row.candidate for row in under],
         accuracy_oracle=reached,
-        regret_oracle=None if reached is None else best - reached,
-        regret_all_oracle=None if guarded_only or unguarded is None else best - unguarded,
+        regret_oracle=None if reached is None else max(0.0, best - reached),
+        regret_all_oracle=None if guarded_only or unguarded is None else max(0.0, best - unguarded),
         gain_oracle=None if reached is None or baseline is None else reached - baseline,
     )
 
@@ -353,7 +355,7 @@ def _criterion(name: str, kind: Kind, found: Sequence[Pick]) -> Criterion:
         regret_oracle=_spread(mine, lambda pick: pick.regret_oracle),
         regret_all_oracle=_spread(mine, lambda pick: pick.regret_all_oracle),
         gain_oracle=_spread(mine, lambda pick: pick.gain_oracle),
-        below_oracle=sum((pick.gain_oracle or 0) < 0 for pick in mine),
+        below_oracle=sum((pick.gain_oracle or 0) < -ROUNDING for pick in mine),
         pools=len(mine),
     )
 
