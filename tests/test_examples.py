@@ -12,7 +12,7 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 def test_there_are_examples() -> None:
-    assert [e.name[:2] for e in EXAMPLES] == ["01", "02", "03", "04", "05", "06"]
+    assert [e.name[:2] for e in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07"]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)

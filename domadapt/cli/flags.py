@@ -62,6 +62,10 @@ def take_method_flags(argv: list[str]) -> list[str]:
     """Take the flags of the chosen method out of `argv`; what is left is typer's."""
     method_flags.clear()
     known_flags.clear()
+    if argv[:1] == ["tune"]:
+        from domadapt.cli.tune import take_settings
+
+        return take_settings(argv)
     if not argv or argv[0] != "adapt":
         return argv
     chosen = None
