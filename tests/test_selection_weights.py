@@ -161,6 +161,15 @@ def test_validators_are_the_risks_of_cross_entropy():
     assert get_validator("devn").score(one) == pytest.approx(expected, rel=1e-9)
 
 
+def test_weights_of_one_candidate_are_not_those_of_another():
+    a, b = candidate(0.5), candidate(-0.5)
+    iwcv, devn = get_validator("iwcv"), get_validator("devn")
+    alone = [iwcv.score(a), devn.score(a)], [iwcv.score(b), devn.score(b)]
+    assert alone[0][0] != alone[1][0]
+    mixed = [iwcv.score(a), iwcv.score(b), devn.score(a), devn.score(b)]
+    assert mixed == [alone[0][0], alone[1][0], alone[0][1], alone[1][1]]
+
+
 def test_a_source_that_a_line_separates_hides_its_losses_from_iwcv():
     # Documented: the weights vanish, and with them the risk of a network that is always wrong.
     one = candidate(0.0)

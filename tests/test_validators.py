@@ -351,6 +351,7 @@ def test_ensemble_by_hand_and_without_a_vote_for_a_broken_candidate():
     broken = torch.full((4, 2), float("nan"))
     three = together([*(replace(e, others=None) for e in made), Evidence("c", Outputs(broken, b))])
     assert score("ensv", three[0]) == 0.5
+    assert score("ensv", three[1]) == 1.0
     with pytest.raises(DomadaptError, match="'c'"):
         score("ensv", three[2])
 
@@ -428,11 +429,27 @@ def test_rankme_by_hand():
     assert score("rankme", of_target(certain([0] * 12), eye)) == pytest.approx(4)
     line = torch.outer(torch.arange(1.0, 6), torch.tensor([1.0, -2, 3]))
     assert score("rankme", of_target(certain([0] * 5), line)) == pytest.approx(1)
+    # What rounding leaves of 199 singular values that are 0 does not count.
+    large = torch.outer(torch.arange(1, 301) % 7 + 1, torch.arange(200) % 11 + 3.0)
+    assert score("rankme", of_target(certain([0] * 300), large)) == pytest.approx(1, rel=1e-6)
     # Singular values 3 and 1: shares .75 and .25.
     two = torch.tensor([[3.0, 0], [0, 1], [0, 0]])
     expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
     assert score("rankme", of_target(certain([0] * 3), two)) == pytest.approx(expected)
     assert score("rankme", of_target(certain([0] * 3), torch.zeros(3, 2))) == 0.0
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40), (30, 30), (1, 5)])
+def test_rankme_against_singular_values(shape):
+    z = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    z = z * torch.logspace(0, -6, shape[1])
+    sigma = np.linalg.svd(z.double().numpy(), compute_uv=False)
+    expected = math.exp(scipy.stats.entropy(sigma))
+    one = of_target(torch.zeros(shape[0], 3), z)
+    assert score("rankme", one) == pytest.approx(expected, rel=1e-6)
+    assert score("rankme", replace(one, target=replace(one.target, z=z * 1e-20))) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def blobs(each: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -488,11 +505,12 @@ def test_reverse_validation_ignores_scale_offset_and_constant_features():
     z_s, y_s = blobs(5)
     assert geometry.reverse_accuracy(z_t, ids, z_s, y_s) == 1.0
 
-    def wide(z: torch.Tensor) -> torch.Tensor:
-        # 0.1 is no float: the mean of equal ones differs from them by rounding.
-        return torch.cat([z * torch.tensor([1e4, 1e-4]), torch.full((len(z), 1), 0.1)], 1)
+    def wide(z: torch.Tensor, constant: float) -> torch.Tensor:
+        # The third feature is constant up to the rounding of float32.
+        noise = 1e-5 * torch.randn(len(z), 1, generator=torch.Generator().manual_seed(2))
+        return torch.cat([z * torch.tensor([1e4, 1e-4]), constant + noise], 1)
 
-    assert geometry.reverse_accuracy(wide(z_t), ids, wide(z_s) + 1e-9, y_s) == 1.0
+    assert geometry.reverse_accuracy(wide(z_t, 100), ids, wide(z_s, 100.01), y_s) == 1.0
     offset = torch.tensor([7e3, -7e3])
     assert geometry.reverse_accuracy(z_t + offset, ids, z_s + offset, y_s) == 1.0
     swapped = torch.tensor([1, 0, 2, 3])[ids]
