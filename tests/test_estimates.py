@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,17 +11,20 @@ import torch
 from torch import Tensor
 
 from domadapt.errors import DomadaptError
+from domadapt.evaluation import Outputs
 from domadapt.selection.estimates import (
     agreement,
     average_confidence,
     average_thresholded_confidence,
     confidence_transport,
     difference_of_confidences,
+    estimate_accuracy,
     neighbour_agreement,
     shares_fit,
     three_way,
 )
-from domadapt.selection.intervals import Z90, expit, logit, wilson
+from domadapt.selection.evidence import Evidence
+from domadapt.selection.intervals import Z90, expit, wilson
 
 P = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]]).double()
 
@@ -146,10 +150,9 @@ def test_wilson_agrees_with_statistics_tables() -> None:
         wilson(0.5, 0)
 
 
-def test_logit_and_back() -> None:
-    for share in (0.1, 0.5, 0.99):
-        assert expit(logit(share, 1_000)) == pytest.approx(share)
-    assert logit(1.0, 50) == pytest.approx(math.log(99))
+def test_expit_of_any_size() -> None:
+    assert expit(math.log(3)) == pytest.approx(0.75)
+    assert expit(-math.log(3)) == pytest.approx(0.25)
     assert expit(-800.0) == 0.0
     assert expit(800.0) == 1.0
 
@@ -195,3 +198,134 @@ def test_equal_shares_fit_up_to_chance() -> None:
     ]
     assert prior.sum() == pytest.approx(1.0)
     assert np.mean(fits) > 0.98
+
+
+def _domain(seed: int, blur: float, sure: float = 4.0, n: int = 300) -> tuple[Outputs, Tensor]:
+    """Features around three corners in 12 dimensions, and logits that follow three of them."""
+    rng = np.random.default_rng(seed)
+    y = torch.tensor(rng.permutation(np.arange(n) % 3))
+    z = blur * torch.tensor(rng.normal(size=(n, 12)))
+    z[:, :3] += torch.nn.functional.one_hot(y, 3)
+    return Outputs((sure * z[:, :3]).float(), z.float()), y
+
+
+def _candidate(name: str, blur: float, confident: bool = False, **given: object) -> Evidence:
+    """A candidate whose source is clean and whose target has this much blur."""
+    source, y = _domain(0, 0.15)
+    target, _ = _domain(1, blur)
+    found = Evidence(
+        name,
+        target,
+        replace(source, y=y),
+        replace(source, y=y),
+        trains_on_confidence=confident,
+    )
+    return replace(found, **given)  # type: ignore[arg-type]
+
+
+def test_where_nothing_speaks_for_errors_the_rule_gives_its_largest_value() -> None:
+    y = torch.arange(300) % 3
+    sharp = torch.nn.functional.one_hot(y, 3).float()
+    same = Outputs(50 * sharp, sharp)
+    made = [
+        Evidence(name, same, replace(same, y=y), replace(same, y=y), trains_on_confidence=True)
+        for name in ("source_only", "mcc", "infomax")
+    ]
+    found = estimate_accuracy(made[1], made[0], made)
+    above = 1 / (1 + math.exp(2.33 - 1.99 * math.log(0.985 / 0.015)))
+    assert found.accuracy == pytest.approx((1 + 2 * above) / 3, abs=1e-9)
+    assert found.accuracy is not None
+    assert found.low is not None
+    # All signals say the same: FLOOR alone, and hardly any sampling error.
+    assert found.accuracy - found.low == pytest.approx(0.08, abs=0.002)
+    assert found.high == 1.0
+    assert found.parts["vouched"] == 1.0
+    alone = estimate_accuracy(made[1], made[0], made[:2])
+    assert alone.low is not None
+    assert "vouched" not in alone.parts
+    assert found.accuracy - alone.low == pytest.approx(0.08 * 1.3, abs=0.002)
+
+
+def test_the_estimate_falls_with_the_truth() -> None:
+    estimates: list[float] = []
+    truths: list[float] = []
+    for blur in (0.2, 0.4, 0.6):
+        made = _candidate("dann", blur)
+        found = estimate_accuracy(made, _candidate("source_only", blur))
+        assert found.accuracy is not None
+        assert found.low is not None
+        assert found.high is not None
+        truth = float((made.target.logits.argmax(1) == _domain(1, blur)[1]).double().mean())
+        assert 0 <= found.low < found.accuracy < found.high <= 1
+        estimates.append(found.accuracy)
+        truths.append(truth)
+    assert truths == sorted(truths, reverse=True)
+    assert estimates == sorted(estimates, reverse=True)
+    assert max(abs(e - t) for e, t in zip(estimates, truths, strict=True)) < 0.2
+
+
+def test_confidence_alone_does_not_raise_the_estimate_of_a_method_that_trains_on_it() -> None:
+    start = _candidate("source_only", 0.6)
+    made = _candidate("mcc", 0.6, confident=True)
+    # Ten times as certain in both domains: the temperature takes it back.
+    held, target = made.source_val, made.target
+    assert held is not None
+    sure = replace(
+        made,
+        target=replace(target, logits=10 * target.logits),
+        source_val=replace(held, logits=10 * held.logits),
+    )
+    plain, louder = estimate_accuracy(made, start), estimate_accuracy(sure, start)
+    assert louder.accuracy == pytest.approx(plain.accuracy, abs=1e-6)
+    assert not {"average_confidence", "thresholded_confidence"} & plain.parts.keys()
+    assert {"average_confidence", "thresholded_confidence"} <= estimate_accuracy(
+        replace(made, trains_on_confidence=False), start
+    ).parts.keys()
+
+
+def test_candidates_of_the_same_method_and_broken_ones_do_not_vouch() -> None:
+    start, made = _candidate("source_only", 0.4), _candidate("mcc 1", 0.4, confident=True)
+    variant = _candidate("mcc 10", 0.4, confident=True)
+    one_class = torch.tensor([[9.0, 0.0, 0.0]]).repeat(300, 1)
+    broken = _candidate("entropy", 0.4, confident=True, target=Outputs(one_class, one_class))
+    alone = estimate_accuracy(made, start, [start, made, variant, broken])
+    assert "vouched" not in alone.parts
+    other = replace(variant, name="infomax")
+    assert estimate_accuracy(made, start, [other]).parts["vouched"] == 1.0
+
+
+def test_seeds_are_compared_where_there_are_two() -> None:
+    made = _candidate("dann", 0.4)
+    twin = made.target.logits.clone()
+    twin[:30] = twin[:30].roll(1, 1)
+    found = estimate_accuracy(replace(made, twin=twin), _candidate("source_only", 0.4))
+    assert found.parts["agreement_seeds"] == pytest.approx(0.9)
+
+
+def test_what_cannot_be_estimated_is_refused_in_words() -> None:
+    start = _candidate("source_only", 0.3)
+    made = _candidate("mcc", 0.3, confident=True)
+    free = estimate_accuracy(replace(made, source_val=None), None)
+    assert (free.accuracy, free.low, free.high) == (None, None, None)
+    assert "source validation" in free.refused
+    wider = torch.cat([made.target.logits, torch.zeros(300, 1)], 1)
+    held = made.source_val
+    assert held is not None
+    wide = replace(
+        made,
+        target=replace(made.target, logits=wider),
+        source_val=replace(held, logits=torch.cat([held.logits, torch.zeros(300, 1)], 1)),
+    )
+    assert "unknown classes" in estimate_accuracy(wide, start).refused
+    assert "confidence" in estimate_accuracy(made, None).refused
+    assert estimate_accuracy(replace(made, trains_on_confidence=False), None).refused == ""
+    nan = replace(made, target=replace(made.target, logits=made.target.logits * float("nan")))
+    refused = estimate_accuracy(nan, start)
+    assert "NaN" in refused.refused
+    assert refused.to_dict() == {
+        "accuracy": None,
+        "low": None,
+        "high": None,
+        "parts": {},
+        "refused": refused.refused,
+    }

@@ -21,18 +21,21 @@ from domadapt.errors import DomadaptError
 from domadapt.selection.calibration import class_shares, fit_temperature
 from domadapt.selection.evidence import Evidence
 from domadapt.selection.guard import guard
-from domadapt.selection.intervals import Z90, expit, logit
+from domadapt.selection.intervals import Z90, expit
 from domadapt.selection.predictions import accuracy
 
 Score = Literal["negative_entropy", "max_probability"]
 
-#: The rule of `estimate_accuracy`, in log odds above chance: a constant, and the weights of the
-#: neighbours' agreement, of the fit of the class shares, and of the source-only confidence.
-OFFSET, NEIGHBOURS, SHARES, CONFIDENCE = -3.0, 1.1, 0.5, 0.2
-#: Shares above chance are taken as no closer than this to 0 and 1: none of them is ever sure.
+#: The rule of `estimate_accuracy`: log odds of the accuracy are OFFSET + SLOPE times the mean log
+#: odds of the signals, all above chance. Fitted on the embedded digits and on HAR, with labels.
+OFFSET, SLOPE = -2.33, 1.99
+#: Shares above chance are taken as no closer than this to 0 and 1: no signal is ever sure.
 LEAST, MOST = 0.02, 0.985
-#: Standard error of the rule, in the same log odds.
-ERROR = 0.7
+#: Half the width of the interval: FLOOR + SPREAD times the standard deviation of what the signals
+#: say one by one, wider by ALONE where no candidate but source_only can be asked.
+FLOOR, SPREAD, ALONE = 0.08, 0.3, 1.3
+#: Signals whose standard deviation is larger contradict each other: nothing is estimated.
+CONTRADICTION = 0.4
 #: The most neighbours that are asked.
 K_NEIGHBOURS = 10
 
@@ -212,35 +215,78 @@ def estimate_accuracy(
 ) -> Estimate:
     """The accuracy of a candidate on the target, with a 90 % interval, or why there is none.
 
+    Five signals, each a share that is 1 where nothing speaks for errors:
+
+    - neighbours: `neighbour_agreement` of its predictions in its own features;
+    - shares: `shares_fit` of its predictions to the class shares of the source;
+    - transport: `confidence_transport` to them, after temperature scaling on source validation;
+    - source: `average_confidence` of source_only, after temperature scaling: how far the domains
+      lie apart for a network that has not adapted;
+    - vouched: `agreement` with the candidate that agrees most, among those that train on their
+      confidence by another method, or else among all of another method but source_only.
+
+    With ``u = (c share - 1) / (c - 1)`` above chance for c classes, the estimate has ``logit u =
+    OFFSET + SLOPE mean_k logit u_k`` over the signals there are. No signal is an accuracy by
+    itself: confidence and structure can be trained without being right, and agreement rests on
+    common errors; they fail on different candidates. The class shares of source and target should
+    be alike; a strong label shift makes the estimate too low.
+
+    The interval is the estimate plus and minus `FLOOR` + `SPREAD` times the standard deviation of
+    ``expit(OFFSET + SLOPE logit u_k)`` over the signals, and, in quadrature, the sampling error of
+    the target samples. Constants: fitted with labels on the embedded digits and HAR alone.
+
     Args:
         evidence: the candidate whose accuracy is estimated.
         baseline: the evidence on source_only of the same run; None where there is none, then the
             candidate stands in for it if its method does not train on its own confidence.
-        candidates: all candidates of the run, with or without these two.
+        candidates: all candidates of the run, with or without these two; broken ones (by `guard`)
+            are not asked. A candidate's method is the first word of its name.
     """
     why = _refusal(evidence, baseline)
     if why:
         return Estimate(None, None, None, {}, why)
-    start = baseline or evidence
-    held, trained = evidence.source_val, evidence.source_train
-    assert held is not None
-    assert held.y is not None
-    y = held.y if trained is None or trained.y is None else torch.cat([held.y, trained.y])
-    classes, prior = evidence.classes, class_shares(y, evidence.classes)
-    predicted = evidence.target.logits.argmax(1)
-    z, rows = evidence.target.z, evidence.target.rows
+    start, classes = baseline or evidence, evidence.classes
+    others = [
+        c for c in candidates if c.name not in (evidence.name, start.name) and not guard(c, start)
+    ]
+    parts = _parts(evidence, start, others)
+    signals = _signals(evidence, start, parts)
+    odds = [_odds(share, classes) for share in signals]
+    middle = _share(OFFSET + SLOPE * float(np.mean(odds)), classes)
+    spread = float(np.std([_share(OFFSET + SLOPE * value, classes) for value in odds]))
+    if spread > CONTRADICTION:
+        least, most = min(signals), max(signals)
+        return Estimate(
+            None,
+            None,
+            None,
+            parts,
+            "The signs of its accuracy contradict each other: they lie between "
+            f"{100 * least:.0f} and {100 * most:.0f} %.",
+        )
+    half = (FLOOR + SPREAD * spread) * (1.0 if "vouched" in parts else ALONE)
+    half = math.hypot(half, Z90 * math.sqrt(middle * (1 - middle) / len(evidence.target.logits)))
+    return Estimate(middle, max(0.0, middle - half), min(1.0, middle + half), parts)
+
+
+def _signals(evidence: Evidence, start: Evidence, parts: dict[str, float]) -> list[float]:
+    """The shares that the estimate is made of; the last one only where somebody can vouch."""
+    predicted, z, rows = evidence.target.logits.argmax(1), evidence.target.z, evidence.target.rows
     seen = predicted[: len(z)] if rows is None else predicted[rows]
-    n = len(predicted)
-    value = (
-        OFFSET
-        + NEIGHBOURS * _odds(neighbour_agreement(z, seen, classes), classes)
-        + SHARES * _odds(shares_fit(predicted, prior, len(y)), classes)
-        + CONFIDENCE * _odds(average_confidence(_calibrated(start)), classes)
-    )
-    sampling = 1.0 / math.sqrt(n * expit(value) * (1 - expit(value)))
-    half = Z90 * math.hypot(ERROR, sampling)
-    low, middle, high = (_share(v, classes) for v in (value - half, value, value + half))
-    return Estimate(middle, low, high, _parts(evidence, start, candidates, prior))
+    y = _source_labels(evidence)
+    found = [
+        neighbour_agreement(z, seen, evidence.classes),
+        shares_fit(predicted, class_shares(y, evidence.classes), len(y)),
+        parts["transport"],
+        average_confidence(_calibrated(start)),
+    ]
+    return [*found, parts["vouched"]] if "vouched" in parts else found
+
+
+def _source_labels(evidence: Evidence) -> Tensor:
+    """The labels of all source samples that the evidence has."""
+    splits = [evidence.source_val, evidence.source_train]
+    return torch.cat([o.y for o in splits if o is not None and o.y is not None])
 
 
 def _refusal(evidence: Evidence, baseline: Evidence | None) -> str:
@@ -251,8 +297,7 @@ def _refusal(evidence: Evidence, baseline: Evidence | None) -> str:
             "Without labelled source validation samples there is nothing to measure confidence "
             "against; label some target samples to know the accuracy."
         )
-    seen = [o.y for o in (held, evidence.source_train) if o is not None and o.y is not None]
-    known = 1 + max(int(y.max()) for y in seen)
+    known = 1 + int(_source_labels(evidence).max())
     if evidence.classes > known:
         return (
             f"The network has {evidence.classes} outputs and the source {known} classes: how many "
@@ -271,35 +316,39 @@ def _refusal(evidence: Evidence, baseline: Evidence | None) -> str:
     return ""
 
 
-def _parts(
-    evidence: Evidence, start: Evidence, candidates: Sequence[Evidence], prior: Tensor
-) -> dict[str, float]:
-    """The estimates of the literature, as far as the evidence allows."""
-    held, before = evidence.source_val, start.source_val
+def _parts(evidence: Evidence, start: Evidence, others: Sequence[Evidence]) -> dict[str, float]:
+    """Estimates of the literature, as far as the evidence allows."""
+    held, said = evidence.source_val, evidence.target.logits
     assert held is not None
     assert held.y is not None
     p = _calibrated(evidence)
-    found = {"cot": confidence_transport(p, prior)}
+    prior = class_shares(_source_labels(evidence), evidence.classes)
+    found = {"transport": confidence_transport(p, prior)}
     if not evidence.trains_on_confidence:
         p_v = _calibrated(evidence, held.logits)
         found |= {
             "average_confidence": average_confidence(p),
             "difference_of_confidences": difference_of_confidences(p, p_v, held.y),
-            "atc": average_thresholded_confidence(p, p_v, held.y),
+            "thresholded_confidence": average_thresholded_confidence(p, p_v, held.y),
         }
-    if before is not None and before.y is not None and start.name != evidence.name:
+    before = start.source_val
+    if start.name != evidence.name and before is not None and before.y is not None:
+        found["agreement_source_only"] = agreement(said, start.target.logits)
         p_t, p_v = _calibrated(start), _calibrated(start, before.logits)
-        found["source_only_atc"] = average_thresholded_confidence(p_t, p_v, before.y)
-        found["agreement_source_only"] = agreement(evidence.target.logits, start.target.logits)
+        found["thresholded_confidence_source_only"] = average_thresholded_confidence(
+            p_t, p_v, before.y
+        )
     if evidence.twin is not None:
-        found["agreement_seeds"] = agreement(evidence.target.logits, evidence.twin)
-    others = [
-        c for c in candidates if c.name not in (evidence.name, start.name) and not guard(c, start)
-    ]
-    if others:
-        shares = [agreement(evidence.target.logits, c.target.logits) for c in others]
-        found["agreement_candidates"] = float(np.median(shares))
+        found["agreement_seeds"] = agreement(said, evidence.twin)
+    strange = [c for c in others if _method(c) != _method(evidence)]
+    sharp = [c for c in strange if c.trains_on_confidence]
+    if strange:
+        found["vouched"] = max(agreement(said, c.target.logits) for c in sharp or strange)
     return found
+
+
+def _method(evidence: Evidence) -> str:
+    return evidence.name.split()[0] if evidence.name.split() else ""
 
 
 def _calibrated(evidence: Evidence, logits: Tensor | None = None) -> Tensor:
@@ -314,7 +363,8 @@ def _calibrated(evidence: Evidence, logits: Tensor | None = None) -> Tensor:
 def _odds(share: float, classes: int) -> float:
     """Log odds of a share above chance."""
     above = (classes * share - 1) / (classes - 1)
-    return logit(min(max(above, LEAST), MOST), 10**9)
+    above = min(max(above, LEAST), MOST)
+    return math.log(above / (1 - above))
 
 
 def _share(odds: float, classes: int) -> float:

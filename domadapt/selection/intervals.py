@@ -29,16 +29,6 @@ def wilson(share: float, n: int, z: float = Z90) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def logit(share: float, n: int) -> float:
-    """``log p / (1 - p)`` of a share seen on n samples, half a sample away from 0 and 1.
-
-    Between accuracies near 0.5 it counts differences in points, near 1 in ratios of errors.
-    """
-    least = 0.5 / n
-    p = min(max(share, least), 1 - least)
-    return math.log(p / (1 - p))
-
-
 def expit(value: float) -> float:
-    """``1 / (1 + exp(-value))``: the share whose `logit` it is."""
+    """``1 / (1 + exp(-value))``, the share of these log odds."""
     return 1 / (1 + math.exp(-value)) if value >= 0 else 1 - 1 / (1 + math.exp(value))
