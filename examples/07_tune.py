@@ -4,6 +4,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from sklearn.datasets import make_classification
+
 import domadapt
 from domadapt.tune import tune
 
@@ -11,13 +14,16 @@ from domadapt.tune import tune
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--trials", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--out", default=None, help="a folder; the same again goes on with it")
     args = parser.parse_args()
     out = Path(args.out or tempfile.mkdtemp())
+    x, y = make_classification(800, 10, n_informative=8, n_classes=3, random_state=0)
+    source = domadapt.from_arrays(x[:400], y[:400], name="before")
+    target = domadapt.from_arrays(x[400:] @ (np.eye(10) + 0.2) + 1, name="after")  # no labels
 
     found = tune(
-        "digits:printed->handwritten",
+        (source, target),
         methods=["dann", "mcc"],
         trials=args.trials,  # of each method, all of the same number of steps
         validator="ensv",  # agreement with the vote of all candidates
@@ -27,9 +33,7 @@ def main() -> None:
         say=print,
     )
     print(found.table().to_string(index=False))
-    print(f"{found.chosen.method} with {found.chosen.settings} is the run in {out}.")
-    run = domadapt.load_run(out)
-    print(f"Its classes: {', '.join(run.class_names)}.")
+    print(f"{found.chosen.method} is kept: domadapt.load_run({str(out)!r}) loads it.")
 
 
 if __name__ == "__main__":
