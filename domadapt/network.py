@@ -163,6 +163,24 @@ class Network(nn.Module):
         return cls(backbone, taken, normalize=normalize)
 
 
+class Calibrated(nn.Module):
+    """A classifier whose logits give calibrated probabilities: ``logits / temperature + offset``.
+
+    What leaves with a run as a program is this, so that a plain softmax serves everywhere.
+    """
+
+    def __init__(self, model: nn.Module, temperature: float, offset: Tensor) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        self.offset: Tensor
+        self.register_buffer("offset", offset.float())
+
+    def forward(self, x: Inputs) -> Tensor:
+        """Calibrated logits ``(n, classes)``."""
+        logits: Tensor = self.model(x)
+        return logits / self.temperature + self.offset
+
+
 def _last_linear(module: nn.Module) -> nn.Linear:
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     if not linear:

@@ -33,6 +33,10 @@ from domadapt.training import Training
 
 #: How many times a run the pseudo-labels of class-balanced batches are renewed.
 BALANCES = 10
+#: The shares of a run after which `Trainer.fit` asks whether it is worth going on.
+CHECKS = (0.5, 0.75)
+#: What is asked: why it is hopeless to train this network on; an empty answer goes on.
+Watch = Callable[[Network], str]
 
 #: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>", and
 #: "doctor/<what>", NaN but at the points that follow an examination.
@@ -200,6 +204,8 @@ class Trainer:
         self.average: Network | None = None
         #: What a closed-form method makes of the rows.
         self.features: rows.Features | None = None
+        #: Why training ended before its last step; empty where it did not.
+        self.stopped = ""
         self._weights_t: Tensor | None = None
         self._saved = 0
         self.track = track
@@ -264,8 +270,15 @@ class Trainer:
         normalize = self.method.network.normalize
         self.task = rows.moved(self.task, self.views, self.features, normalize)
 
-    def fit(self, on_log: Callable[[Log], None] | None = None) -> Network:
+    def fit(
+        self, on_log: Callable[[Log], None] | None = None, watch: Watch | None = None
+    ) -> Network:
         """Train to the last step, from the checkpoint if there is one; returns the network.
+
+        Args:
+            on_log: is told of each point of the learning curves.
+            watch: is asked after half and three quarters of the steps whether to go on. Where it
+                names a reason not to, training ends there and `stopped` holds the reason.
 
         Raises:
             DomadaptError: a loss became NaN or infinite; it names the term and the step. The last
@@ -352,6 +365,11 @@ class Trainer:
             if self.step % training.log_every == 0 or self.step == self.steps:
                 self._log(window, bare, time.perf_counter() - started, on_log)
                 self._maybe_save(bare)
+            if watch is not None and self.step in [int(self.steps * share) for share in CHECKS]:
+                self._share_buffers()
+                self.stopped = watch(method.network)
+                if self.stopped:
+                    break
         if self.track is not None:
             accelerator.end_training()
         self._share_buffers()

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from run_bits import bits
-from small import N_CLASSES, N_FEATURES, arrays, same_bits, small_task
+from small import N_CLASSES, N_FEATURES, arrays, calibrated, same_bits, small_task
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -27,6 +27,8 @@ QUICK = {"steps": 20, "batch_size": 16, "log_every": 5, "device": "cpu"}
 
 
 def quick(task: Any, *args: Any, **more: Any) -> Any:
+    if len(args) < 2:
+        more = {"method": "mcc", "keep": "adapted", **more}
     """`adapt` with few steps, without maps and exports unless asked for."""
     training = {**QUICK, **more.pop("training", {})}
     return adapt(task, *args, training=training, **{"look": False, "export": (), **more})
@@ -43,8 +45,10 @@ def test_five_lines_with_arrays(tmp_path: Path) -> None:
     assert logits.shape == (len(x_t), N_CLASSES)
     assert isinstance(network, nn.Module)
     assert not network.training
-    assert [c.name for c in report.candidates] == ["source_only", "mcc"]
-    assert "mcc" in report.summary()
+    names = ["source_only", "dan", "mcc", "infomax", "shot"]
+    assert [c.name for c in report.candidates] == names
+    assert report.verdict is not None
+    assert report.summary().startswith(report.verdict["sentence"])
 
 
 class Pairs(Dataset[tuple[Tensor, int]]):
@@ -116,7 +120,8 @@ def test_any_module_as_backbone(tmp_path: Path) -> None:
 
     x, _ = arrays(seed=2, shift=2.0, n=90)
     p = predict(load_run(tmp_path / "run"), from_arrays(x))
-    torch.testing.assert_close(p, network(torch.from_numpy(x)).softmax(1))
+    leaves = calibrated(tmp_path / "run", network)
+    torch.testing.assert_close(p, leaves(torch.from_numpy(x)).softmax(1))
 
 
 def test_a_trained_classifier_head_included() -> None:
@@ -152,8 +157,9 @@ def test_combination_and_settings() -> None:
 
 
 def test_candidate_names() -> None:
-    assert candidate_names("source_only") == ["source_only"]
-    assert candidate_names("dann+mcc") == ["source_only", "dann+mcc"]
+    task = small_task()
+    assert candidate_names(task, "source_only") == ["source_only"]
+    assert candidate_names(task, "dann+mcc") == ["source_only", "dann+mcc"]
 
 
 def test_settings_of_source_only_are_not_dropped() -> None:
@@ -170,7 +176,14 @@ def test_settings_of_source_only_are_not_dropped() -> None:
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "first"
-    adapt(small_task(), out=folder, training=QUICK, command="domadapt adapt s.npz t.npz")
+    adapt(
+        small_task(),
+        method="mcc",
+        keep="adapted",
+        out=folder,
+        training=QUICK,
+        command="domadapt adapt s.npz t.npz",
+    )
     return folder
 
 
@@ -372,7 +385,7 @@ def test_features_of_a_frozen_backbone_are_computed_once(tmp_path: Path) -> None
     assert 120 + 90 <= Counted.seen < 120 + 90 + 60
     assert torch.equal(network.backbone.body.weight, own.body.weight)
     x, _ = arrays(seed=2, shift=2.0, n=90)
-    p = network(torch.from_numpy(x)).softmax(1)
+    p = calibrated(tmp_path / "run", network)(torch.from_numpy(x)).softmax(1)
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert p.argmax(1).tolist() == table["class"].tolist()
     np.testing.assert_allclose(p.max(1).values.detach().numpy(), table["probability"], atol=1e-5)
@@ -387,7 +400,7 @@ def test_a_frozen_named_backbone_is_taken_up_again(tmp_path: Path) -> None:
     assert len(list((run / "cache").iterdir())) == 2
     x, _ = arrays(seed=5)
     p = predict(load_run(run), from_arrays(x))
-    torch.testing.assert_close(p, network(torch.from_numpy(x)).softmax(1))
+    torch.testing.assert_close(p, calibrated(run, network)(torch.from_numpy(x)).softmax(1))
 
 
 # Refusals --------------------------------------------------------------------------------------

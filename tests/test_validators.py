@@ -208,7 +208,7 @@ BOUNDS = {
     "information_maximisation": lambda n, c, d: (0, math.log(c)),
     "bnm": lambda n, c, d: (1 / math.sqrt(c * min(n, c)), 1),
     "snd": lambda n, c, d: (0, math.log(n - 1)),
-    "corr_c": lambda n, c, d: (-math.sqrt(c), -1),
+    "corr_c": lambda n, c, d: (1, math.sqrt(c)),
     "mano": lambda n, c, d: (1 / c, c**-0.25),
     "iwcv": lambda n, c, d: (-math.inf, 0),
     "class_ami": lambda n, c, d: (-0.1, 1),
@@ -317,11 +317,11 @@ def test_corr_c_against_a_loop_and_by_hand():
     c = np.zeros((CLASSES, CLASSES))
     for row in p:
         c += np.outer(row, row)
-    expected = -sum(c[k, k] for k in range(CLASSES)) / math.sqrt((c * c).sum())
+    expected = sum(c[k, k] for k in range(CLASSES)) / math.sqrt((c * c).sum())
     assert score("corr_c", evidence()) == pytest.approx(expected)
-    assert score("corr_c", of_target(certain([0, 1, 2, 3]))) == pytest.approx(-2)
-    assert score("corr_c", of_target(certain([0] * 4))) == pytest.approx(-1)
-    assert score("corr_c", of_target(torch.zeros(4, 4))) == pytest.approx(-1)
+    assert score("corr_c", of_target(certain([0, 1, 2, 3]))) == pytest.approx(2)
+    assert score("corr_c", of_target(certain([0] * 4))) == pytest.approx(1)
+    assert score("corr_c", of_target(torch.zeros(4, 4))) == pytest.approx(1)
 
 
 def test_mano_by_hand_on_both_sides_of_its_threshold():

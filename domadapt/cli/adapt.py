@@ -51,8 +51,24 @@ def adapt(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="Method, combination (dann+mcc), or file.py; see `list methods`.")
-    ] = "mcc",
+        str,
+        typer.Option(
+            help="Method, combination (dann+mcc), or file.py; see `list methods`. auto: try a few "
+            "and choose without target labels."
+        ),
+    ] = "auto",
+    budget: Annotated[
+        Literal["quick", "standard", "thorough"],
+        typer.Option(help="How much auto tries: 3 trainings, 5, or 5 with two seeds each."),
+    ] = "standard",
+    keep: Annotated[
+        Literal["chosen", "adapted"],
+        typer.Option(
+            help="Keep the model of the verdict, which may be the source-only one, or the adapted "
+            "one in any case.",
+            rich_help_panel="Output",
+        ),
+    ] = "chosen",
     model: Annotated[
         str | None, typer.Option(help="Backbone; see `list models`. Default: by kind of data.")
     ] = None,
@@ -139,6 +155,7 @@ def adapt(
     Give --method X with --help for the settings of X.
     """
     from domadapt.methods import is_source_free, method_parts
+    from domadapt.selection.portfolio import AUTO
 
     if resume is not None:
         others = [a for a in sys.argv[1:] if a.startswith("--") and not a.startswith("--resume")]
@@ -151,7 +168,7 @@ def adapt(
         out = resume
         request = _request_of(resume)
     else:
-        if target is None and from_ is not None and is_source_free(method):
+        if target is None and from_ is not None and (method == AUTO or is_source_free(method)):
             source, target = None, source
         elif source is None or target is None:
             raise DomadaptError(
@@ -173,8 +190,12 @@ def adapt(
             "task_type": task_type,
             "arguments": {
                 "model": None if model is None else _own_file(model),
-                "method": "+".join(_own_file(part) for part in method_parts(method)),
+                "method": AUTO
+                if method == AUTO
+                else "+".join(_own_file(part) for part in method_parts(method)),
                 "settings": dict(method_flags),
+                "budget": budget,
+                "keep": keep,
                 "training": {k: v for k, v in training.items() if v is not None},
                 "weights": weights,
                 "checkpoint_file": None if from_ is None else str(from_),
@@ -233,15 +254,16 @@ def _lasting(request: dict[str, Any]) -> dict[str, Any]:
 
 def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> None:
     from domadapt.adaptation import adapt as run
-    from domadapt.adaptation import check, check_folder, parts_of_run
+    from domadapt.adaptation import check, check_folder, cost_in_words, parts_of_run
     from domadapt.progress import make_progress
     from domadapt.trainer import is_main_process
 
     arguments = request["arguments"]
     check_folder(out, resume)
-    parts = parts_of_run(arguments["method"])
     task = make_task(request)
     check_metric(request["metric"], task.open_set, task.regression)
+    chosen = (task, arguments["method"], arguments["budget"])
+    parts = parts_of_run(*chosen)
     if dry_run:
         say(check(task, **arguments))
     if is_main_process():
@@ -250,6 +272,8 @@ def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> N
     if dry_run:
         say(f"Nothing was done. The run would go to {out}.")
         return
+    if is_main_process():
+        say(f"To do: {cost_in_words(*chosen)}.")
     try:
         with make_progress(parts, quiet=not is_main_process()) as progress:
             _, report = run(

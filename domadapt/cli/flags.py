@@ -75,12 +75,12 @@ def take_method_flags(argv: list[str]) -> list[str]:
         elif word.startswith("--method="):
             chosen = word.partition("=")[2]
     asks_help = "--help" in argv
-    if chosen is None and asks_help:
+    if chosen in (None, "auto") and asks_help:
         return argv
     from domadapt.cli.adapt import adapt
     from domadapt.methods import method_settings
 
-    settings = method_settings(chosen or "mcc")
+    settings = method_settings(chosen) if chosen not in (None, "auto") else {}
     taken = {*training_settings(), *inspect.signature(adapt).parameters} & settings.keys()
     if taken:
         raise DomadaptError(

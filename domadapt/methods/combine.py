@@ -147,8 +147,8 @@ def is_source_free(spec: str) -> bool:
     return not any(method_class(part).needs_source for part in method_parts(spec))
 
 
-def build_method(spec: str, network: Network, settings: Mapping[str, Any] | None = None) -> Method:
-    """A method by name, path or combination, with settings by name (``part.setting`` there)."""
+def read_settings(spec: str, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Settings of a method by name, brought to their types; a wrong one is refused."""
     known = method_settings(spec)
     given = {}
     for key, value in (settings or {}).items():
@@ -157,6 +157,12 @@ def build_method(spec: str, network: Network, settings: Mapping[str, Any] | None
                 raise DomadaptError(f"The method {spec!r} takes no settings; got {key!r}.")
             raise unknown(f"setting of {spec}", key, known)
         given[key] = parse_setting(known[key], value)
+    return given
+
+
+def build_method(spec: str, network: Network, settings: Mapping[str, Any] | None = None) -> Method:
+    """A method by name, path or combination, with settings by name (``part.setting`` there)."""
+    given = read_settings(spec, settings)
     names = method_parts(spec)
     if len(names) == 1:
         return method_class(spec)(network, **given)

@@ -207,6 +207,10 @@ class Report:
         """A few plain lines for the terminal."""
         how = "transductive" if self.task.get("transductive") else "inductive"
         lines = [f"{self.task['name']} ({how}), model kept: {self.chosen}"]
+        if self.verdict is not None:
+            lines.insert(0, self.verdict["sentence"])
+            lines += [f"  {sentence}" for sentence in self.verdict["because"]]
+            lines += [f"  {finding['sentence']}" for finding in self.verdict["findings"]]
         width = max(len(c.name) for c in self.candidates)
         scored = [c for c in self.candidates if c.target is not None]
         for c in scored:

@@ -22,7 +22,7 @@ from domadapt.methods.registry import method_class, method_names, method_parts
 from domadapt.network import Network
 from domadapt.open_set import closed_network, open_network, rule_from, rule_of, with_threshold
 from domadapt.runs.plan import Plan, spec_dict
-from domadapt.trainer import History, Log, Trainer
+from domadapt.trainer import History, Log, Trainer, Watch
 from domadapt.training import Training
 
 #: Files of a candidate's folder.
@@ -43,7 +43,7 @@ class Progress(Protocol):
 class Trained:
     """A candidate after training: the network that `Plan.task` is for, and how it came about.
 
-    `warnings` are the doctor's findings, in words.
+    `warnings` are the doctor's findings, in words; `stopped` says why training ended early.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Trained:
     seconds: float
     trains_on_confidence: bool
     warnings: tuple[str, ...] = ()
+    stopped: str = ""
 
 
 def method_source_hash(spec: str) -> str:
@@ -110,6 +111,7 @@ def train_candidate(
     progress: Progress | None = None,
     track: str | None = None,
     start: Network | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train one method from the seed's initial network, or take up what its folder holds.
 
@@ -118,6 +120,8 @@ def train_candidate(
 
     On a task with unknown classes the network that is kept says "unknown" as well: by itself where
     the method is made for that, else below a threshold (`domadapt.open_set.with_threshold`).
+
+    Where `watch` sees during training that it is hopeless, it ends there (`Trainer.fit`).
 
     The folder ends with the weights and ``result.json``, written last: a candidate that has it is
     finished. Before that it may hold a checkpoint, from which training goes on.
@@ -155,6 +159,7 @@ def train_candidate(
             result["seconds"],
             built.trains_on_confidence,
             tuple(result["warnings"]),
+            result.get("stopped", ""),
         )
     trainer = Trainer(
         built,
@@ -166,13 +171,13 @@ def train_candidate(
         track=track,
         track_folder=folder,
     )
-    adapted = trainer.fit(None if progress is None else progress.log)
+    adapted = trainer.fit(None if progress is None else progress.log, watch)
     if plan.task.open_set:
         known = outputs_of(adapted, plan.task.source_val, plan.views)
         adapted = with_threshold(adapted, known.logits, plan.task.n_classes)
     adapted = adapted.cpu()
     rule = rule_of(adapted)
-    seconds = trainer.history["seconds"][-1]
+    seconds = trainer.history["seconds"][-1] if trainer.history else 0.0
     if folder is not None and trainer.accelerator.is_main_process:
         checkpoint.save_tensors(folder / WEIGHTS, checkpoint.module_state(adapted), {"key": key})
         result = {
@@ -182,6 +187,7 @@ def train_candidate(
             "seconds": seconds,
             "unknown": None if rule is None else rule.rule,
             "warnings": list(trainer.doctor.sentences),
+            "stopped": trainer.stopped,
             "history": trainer.history,
         }
         checkpoint.write_json(folder / RESULT, result)
@@ -196,6 +202,7 @@ def train_candidate(
         seconds,
         built.trains_on_confidence,
         trainer.doctor.sentences,
+        trainer.stopped,
     )
 
 

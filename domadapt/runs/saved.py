@@ -46,6 +46,8 @@ class SavedRun:
             run was of an open-set task.
         kind: what a sample is.
         config: all of ``config.json``.
+        calibration: temperature and offset that make its logits calibrated ones; None where there
+            is none, or where the model is the run's program, which has them within.
     """
 
     model: nn.Module
@@ -53,6 +55,14 @@ class SavedRun:
     class_names: tuple[str, ...]
     kind: str
     config: dict[str, Any]
+    calibration: tuple[float, Tensor] | None = None
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities of the model's logits, calibrated where the run says how."""
+        if self.calibration is None:
+            return logits.softmax(1)
+        temperature, offset = self.calibration
+        return (logits / temperature + offset).softmax(1)
 
     @property
     def open_set(self) -> bool:
@@ -121,13 +131,20 @@ def load_run(folder: str | Path) -> SavedRun:
     """
     folder = Path(folder)
     config = read_config(folder)
+    model = _model(folder, config)
     return SavedRun(
-        _model(folder, config),
+        model,
         views_from_config(config["views"]),
         (*config["class_names"], *([UNKNOWN] if UNKNOWN in config else [])),
         config["kind"],
         config,
+        None if isinstance(model, torch.fx.GraphModule) else _calibration(config),
     )
+
+
+def _calibration(config: dict[str, Any]) -> tuple[float, Tensor] | None:
+    found = config.get("calibration")
+    return None if found is None else (found["temperature"], torch.tensor(found["offset"]))
 
 
 def _model(folder: Path, config: dict[str, Any]) -> nn.Module:
@@ -258,7 +275,7 @@ def predict(
             adapt(x)
         with torch.no_grad():
             said = run.model(x).float()
-            parts.append(said if run.regression else said.softmax(1))
+            parts.append(said if run.regression else run.probabilities(said))
     return torch.cat(parts)
 
 

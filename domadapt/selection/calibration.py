@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from domadapt.errors import DomadaptError
+from domadapt.network import Calibrated
 from domadapt.selection.evidence import Evidence
 
 #: Bins of the calibration error.
@@ -66,6 +67,10 @@ class Calibration:
     def probabilities(self, logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """``softmax(logits / temperature + offset)`` in float64."""
         return (logits.double() / self.temperature + self.offset(logits.shape[1])).softmax(1)
+
+    def apply(self, model: nn.Module, classes: int) -> Calibrated:
+        """The model with calibrated logits."""
+        return Calibrated(model, self.temperature, self.offset(classes))
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, as a `Report` keeps it."""

@@ -6,10 +6,17 @@ everything one class is certain of all it says. They are set aside before anythi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from domadapt.data.views import Views
+from domadapt.evaluation import Outputs
+from domadapt.inference import outputs_of
+from domadapt.network import Network
 from domadapt.selection.evidence import Evidence
+from domadapt.task import Split
 
 #: The largest loss of source validation accuracy against source_only that is let pass.
 SOURCE_LOSS = 0.05
@@ -85,3 +92,27 @@ def accuracy(logits: Tensor, y: Tensor | None) -> float:
     """Share of labelled source samples that are classified rightly."""
     assert y is not None
     return float((logits.argmax(1) == y).double().mean())
+
+
+def hopeless(baseline: Network, target: Split, views: Views) -> Callable[[Network], str]:
+    """What tells a network in training, asked on the way, that it has collapsed for good.
+
+    It looks at some target samples and compares with `baseline`, trained on the source alone; the
+    limit is half of the guard's, since a network may still recover.
+    """
+
+    def classes(network: Network) -> float:
+        logits = outputs_of(network, target, views, max_features=2).logits
+        if not bool(torch.isfinite(logits).all()):
+            return 0.0
+        return classes_in_effect(Evidence("in training", Outputs(logits, logits)))
+
+    before = classes(baseline)
+
+    def why(network: Network) -> str:
+        now = classes(network)
+        if now >= 0.5 * CLASSES_KEPT * before:
+            return ""
+        return f"it predicted {now:.1f} classes in effect where source_only predicts {before:.1f}"
+
+    return why

@@ -204,20 +204,18 @@ def by_snd(evidence: Evidence) -> float:
 
 @validator(
     "corr_c",
-    range="[-sqrt(classes), -1]",
+    range="[1, sqrt(classes)]",
     cost="none",
-    fooled_by="collapse: predictions that are all the same, certain or not, are its best case, and "
-    "confident, evenly spread ones its worst",
+    fooled_by="confident clusters that are not the classes; a target with rare classes looks bad",
 )
 def by_corr_c(evidence: Evidence) -> float:
-    """Corr-C: minus the softmax correlation, as the studies of MixVal compare it.
+    """Corr-C: the softmax correlation, large for certain predictions spread over all classes.
 
-    ``-tr(C) / |C|_F`` with ``C = P^T P``. The authors of the correlation (Tu et al., 2024,
-    arXiv:2406.09908) call a large value of ``tr(C) / |C|_F`` good; the code of MixVal (Hu et al.,
-    2023, Advances in Neural Information Processing Systems 36), after which the score is named
-    here, a small one. This is the latter.
+    ``tr(C) / |C|_F`` with ``C = P^T P``. Source: Tu et al. (2024, arXiv:2406.09908), who call a
+    large value good. The code of MixVal (Hu et al., 2023, Advances in Neural Information Processing
+    Systems 36), after which the score is named here, takes the smallest: collapse would win.
     """
-    return -predictions.softmax_correlation(_said(evidence))
+    return predictions.softmax_correlation(_said(evidence))
 
 
 @validator(
