@@ -11,6 +11,7 @@ DOMADAPT_DATA; the digits need none.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -31,11 +32,16 @@ from domadapt.defaults import training_for
 from domadapt.evaluation import Outputs
 from domadapt.inference import outputs_of
 from domadapt.methods import is_source_free
-from domadapt.report.report import BASELINE
+from domadapt.report.report import BASELINE, versions
 from domadapt.runs.candidate import train_candidate
 from domadapt.runs.plan import ModelSpec, make_plan
+from domadapt.selection.choice import RULE
 from domadapt.selection.evidence import Evidence, gather, together
+from domadapt.selection.guard import guard
 from domadapt.selection.mixtures import SHARE, mixing_pairs
+from domadapt.selection.portfolio import VERSION
+from domadapt.selection.validators import scores_of
+from domadapt.selection.verdict import judge
 
 HERE = Path(__file__).parent
 OFFICE = ("amazon", "dslr", "webcam")
@@ -201,14 +207,7 @@ def load(pool: Path, task: str, seed: int) -> list[Evidence]:
 
 def oracle_accuracies(pool: Path, task: str, seed: int) -> dict[str, float]:
     """The accuracy of every candidate on the target's test labels: for the study alone."""
-    labels = np.load(file_of(pool, task, 0, "x").parent.parent / "oracle.npy")
-    found = {}
-    for name, _, _ in candidates():
-        path = file_of(pool, task, seed, name)
-        if path.exists():
-            with np.load(path) as kept:
-                found[name] = float((kept["test_logits"].argmax(1) == labels).mean())
-    return found
+    return {name: float(r.mean()) for name, r in oracle_correct(pool, task, seed).items()}
 
 
 def build(args: argparse.Namespace) -> None:
@@ -227,16 +226,288 @@ def build(args: argparse.Namespace) -> None:
     print(f"The pool is complete: {minutes:.0f} minutes with {args.processes} processes.")
 
 
+#: What auto's portfolio (version 1) is in the pool.
+AUTO = {
+    "quick": [BASELINE, "infomax 0.1", "shot"],
+    "standard": [BASELINE, "dan 1", "mcc 1", "infomax 0.1", "shot"],
+}
+
+
+def score_task(collection: str, task: str, seed: int, pool: Path) -> dict[str, Any]:
+    """Scores, guard, verdicts and estimates of a task's candidates; then, apart, the truth."""
+    torch.set_num_threads(1)
+    found = load(pool, task, seed)
+    names = [str(c) for c in range(found[0].classes)]
+    before = found[0]
+    assert before.name == BASELINE
+    guarded = {e.name: guard(e, before) for e in found}
+    # Candidates that the guard sets aside have no vote, whoever else is asked.
+    allowed = {e.name: e for e in together([e for e in found if not guarded[e.name]])}
+    scores = {e.name: scores_of(allowed.get(e.name, e)) for e in found}
+    verdict = judge(found, BASELINE, names)
+    parts = {
+        budget: judge(together([e for e in found if e.name in kept]), BASELINE, names)
+        for budget, kept in AUTO.items()
+    }
+    alone = {
+        e.name: judge(together([before, e]), BASELINE, names) for e in found if e is not before
+    }
+    # All decisions are made; the oracle's door opens here.
+    right = oracle_correct(pool, task, seed)
+    base = right[BASELINE].astype(float)
+    rows = []
+    for e in found:
+        gained = right[e.name].astype(float) - base
+        half = 1.96 * float(gained.std()) / len(gained) ** 0.5
+        rows.append(
+            {
+                "candidate": e.name,
+                "accuracy_oracle": float(right[e.name].mean()),
+                "gain_oracle": [
+                    float(gained.mean()),
+                    float(gained.mean()) - half,
+                    float(gained.mean()) + half,
+                ],
+                "n": len(gained),
+                "scores": scores[e.name],
+                "guard": guarded[e.name],
+                "set_aside": verdict.set_aside.get(e.name, []),
+                "estimate": verdict.estimates[e.name].to_dict(),
+                "alone": None
+                if e is before
+                else {
+                    "chosen": alone[e.name].chosen,
+                    "estimate": alone[e.name].estimates[alone[e.name].chosen].to_dict(),
+                },
+            }
+        )
+    return {
+        "collection": collection,
+        "task": task,
+        "seed": seed,
+        "chosen": verdict.chosen,
+        "ranking": verdict.ranking,
+        "findings": [f.sentence for f in verdict.findings],
+        "auto": {
+            budget: {"chosen": v.chosen, "estimate": v.estimates[v.chosen].to_dict()}
+            for budget, v in parts.items()
+        },
+        "candidates": rows,
+    }
+
+
+def oracle_correct(pool: Path, task: str, seed: int) -> dict[str, np.ndarray]:
+    """Which test samples each candidate classifies rightly: for the study alone."""
+    labels = np.load(file_of(pool, task, 0, "x").parent.parent / "oracle.npy")
+    found = {}
+    for name, _, _ in candidates():
+        path = file_of(pool, task, seed, name)
+        if path.exists():
+            with np.load(path) as kept:
+                found[name] = kept["test_logits"].argmax(1) == labels
+    return found
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score the pool and write the table and its summary."""
+    chosen = args.collections.split(",") if args.collections else list(TASKS)
+    held = json.loads(args.out.read_text())["tasks"] if args.out.exists() else []
+    held = [t for t in held if t["collection"] not in chosen]
+    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as engine:
+        jobs = [
+            engine.submit(score_task, collection, task, seed, args.pool)
+            for collection in chosen
+            for task in TASKS[collection]
+            for seed in range(args.seeds)
+            if file_of(args.pool, task, seed, BASELINE).exists()
+        ]
+        held += [job.result() for job in jobs]
+    order = list(TASKS)
+    held.sort(key=lambda t: (order.index(t["collection"]), t["task"], t["seed"]))
+    about = {
+        "rule": RULE,
+        "portfolio": VERSION,
+        "versions": versions(),
+        "models": {k: {"model": m, "training": t} for k, (m, t) in MODELS.items()},
+        "tasks": held,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(about, indent=1) + "\n")
+    text = summary(held)
+    args.out.with_suffix(".md").write_text(text)
+    print(text)
+
+
+def summary(tasks: list[dict[str, Any]]) -> str:
+    """The tables of the study: development tasks and those that were looked at once, apart."""
+    groups = {
+        "Development (digits, HAR): rules and constants were chosen here": [
+            t for t in tasks if t["collection"] in DEVELOPMENT
+        ],
+        "Looked at once, at the end (Office-31, Amazon, MNIST/USPS)": [
+            t for t in tasks if t["collection"] not in DEVELOPMENT
+        ],
+        "All": tasks,
+    }
+    lines = ["# Selection without target labels", ""]
+    lines += ["Everything marked oracle used target labels, after all choices were made.", ""]
+    for title, group in groups.items():
+        if group:
+            lines += [f"## {title}: {len(group)} pools", "", *_selectors(group), ""]
+            lines += [*_estimates(group), ""]
+    lines += ["## Per task", "", *_per_task(tasks), ""]
+    return "\n".join(lines)
+
+
+def _accuracy(task: dict[str, Any], name: str) -> float:
+    return 100 * next(c["accuracy_oracle"] for c in task["candidates"] if c["candidate"] == name)
+
+
+def _gain(task: dict[str, Any], name: str) -> list[float]:
+    found = next(c["gain_oracle"] for c in task["candidates"] if c["candidate"] == name)
+    return [100 * v for v in found]
+
+
+def _picked(task: dict[str, Any], validator: str) -> str | None:
+    """What a single criterion picks under the guard."""
+    able = [c for c in task["candidates"] if not c["guard"] and validator in c["scores"]]
+    if not able:
+        return None
+    return str(max(able, key=lambda c: c["scores"][validator])["candidate"])
+
+
+def _selectors(group: list[dict[str, Any]]) -> list[str]:
+    best = [max(100 * c["accuracy_oracle"] for c in t["candidates"]) for t in group]
+    names = sorted({v for t in group for c in t["candidates"] for v in c["scores"]})
+    choices: dict[str, list[str | None]] = {"the selector": [t["chosen"] for t in group]}
+    choices |= {v: [_picked(t, v) for t in group] for v in names}
+    choices["always source_only"] = [BASELINE] * len(group)
+    lines = [
+        "| criterion, under the guard | mean regret (oracle) | worst gain on source_only | "
+        "significantly below it |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, picked in choices.items():
+        known = [(t, p, b) for t, p, b in zip(group, picked, best, strict=True) if p is not None]
+        regrets = [b - _accuracy(t, p) for t, p, b in known]
+        gains = [_gain(t, p) for t, p, _ in known]
+        worse = sum(g[2] < 0 for g in gains)
+        lines.append(
+            f"| {name} | {np.mean(regrets):.2f} | {min(g[0] for g in gains):+.1f} | {worse} |"
+        )
+    lines += [
+        "",
+        "Mean target accuracy (oracle), the portfolio's choice and single candidates:",
+        "",
+    ]
+    lines += ["| | mean | significantly below source_only |", "| --- | --- | --- |"]
+    for budget in AUTO:
+        picked = [t["auto"][budget]["chosen"] for t in group]
+        lines.append(_mean_row(f"auto, {budget}", group, picked))
+    lines.append(_mean_row("the selector over the whole pool", group, [t["chosen"] for t in group]))
+    shared = [
+        c["candidate"]
+        for c in group[0]["candidates"]
+        if all(c["candidate"] in [o["candidate"] for o in t["candidates"]] for t in group)
+    ]
+    means = {n: np.mean([_accuracy(t, n) for t in group]) for n in shared}
+    for name in sorted(shared, key=lambda n: -means[n]):
+        lines.append(_mean_row(name, group, [name] * len(group)))
+    return lines
+
+
+def _mean_row(title: str, group: list[dict[str, Any]], picked: list[str]) -> str:
+    mean = np.mean([_accuracy(t, p) for t, p in zip(group, picked, strict=True)])
+    worse = sum(_gain(t, p)[2] < 0 for t, p in zip(group, picked, strict=True))
+    return f"| {title} | {mean:.1f} | {worse} |"
+
+
+def _estimates(group: list[dict[str, Any]]) -> list[str]:
+    """How far the estimated accuracies are from the truth."""
+
+    def row(title: str, pairs: list[tuple[dict[str, Any], float]]) -> str:
+        given = [(e, a) for e, a in pairs if e["accuracy"] is not None]
+        if not given:
+            return f"| {title} | {len(pairs)} | {len(pairs)} | | | |"
+        error = np.mean([abs(100 * e["accuracy"] - a) for e, a in given])
+        covered = np.mean([100 * e["low"] <= a <= 100 * e["high"] for e, a in given])
+        width = np.mean([100 * (e["high"] - e["low"]) for e, _ in given])
+        refused = len(pairs) - len(given)
+        return f"| {title} | {len(pairs)} | {refused} | {error:.1f} | {covered:.0%} | {width:.1f} |"
+
+    by = [{c["candidate"]: c for c in t["candidates"]} for t in group]
+    whole = [
+        (c[t["chosen"]]["estimate"], _accuracy(t, t["chosen"]))
+        for t, c in zip(group, by, strict=True)
+    ]
+    auto = [
+        (t["auto"]["standard"]["estimate"], _accuracy(t, t["auto"]["standard"]["chosen"]))
+        for t in group
+    ]
+    alone = [
+        (c["alone"]["estimate"], _accuracy(t, c["alone"]["chosen"]))
+        for t in group
+        for c in t["candidates"]
+        if c["alone"] is not None
+    ]
+    every = [
+        (c["estimate"], 100 * c["accuracy_oracle"])
+        for t in group
+        for c in t["candidates"]
+        if not c["set_aside"]
+    ]
+    return [
+        "Estimated target accuracy of the models that were chosen (points):",
+        "",
+        "| models | how many | refused | mean error | 90 % interval covers | mean width |",
+        "| --- | --- | --- | --- | --- | --- |",
+        row("chosen from the whole pool", whole),
+        row("chosen by auto", auto),
+        row("chosen from one adapted model and source_only", alone),
+        row("every candidate that is not set aside", every),
+    ]
+
+
+def _per_task(tasks: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| task | seed | source_only | chosen | accuracy (oracle) | estimate | best (oracle) | auto |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for t in tasks:
+        by = {c["candidate"]: c for c in t["candidates"]}
+        top = max(by.values(), key=lambda c: c["accuracy_oracle"])
+        e = by[t["chosen"]]["estimate"]
+        said = (
+            "refused"
+            if e["accuracy"] is None
+            else f"{100 * e['accuracy']:.0f} ({100 * e['low']:.0f} to {100 * e['high']:.0f})"
+        )
+        auto = t["auto"]["standard"]["chosen"]
+        lines.append(
+            f"| {t['task']} | {t['seed']} | {_accuracy(t, BASELINE):.1f} | {t['chosen']} | "
+            f"{_accuracy(t, t['chosen']):.1f} | {said} | {top['candidate']} "
+            f"{100 * top['accuracy_oracle']:.1f} | {auto} {_accuracy(t, auto):.1f} |"
+        )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
     pool = commands.add_parser("pool", help="train the candidates")
     pool.add_argument("--out", type=Path, default=Path("pool"))
-    pool.add_argument("--seeds", type=int, default=1)
-    pool.add_argument("--processes", type=int, default=2)
-    pool.add_argument("--collections", default="", help="comma-separated; default: all")
+    scores = commands.add_parser("scores", help="score them, and write the tables")
+    scores.add_argument("--pool", type=Path, default=Path("pool"))
+    scores.add_argument("--out", type=Path, default=HERE / "results" / "selection.json")
+    for command in (pool, scores):
+        command.add_argument("--seeds", type=int, default=1)
+        command.add_argument("--processes", type=int, default=2)
+        command.add_argument("--collections", default="", help="comma-separated; default: all")
     args = parser.parse_args()
-    build(args)
+    if args.command == "pool":
+        build(args)
+    else:
+        score(args)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ from domadapt.evaluation import Outputs, evaluate
 from domadapt.inference import outputs_of
 from domadapt.methods import build_method, is_source_free, method_class, method_parts
 from domadapt.methods.combine import method_settings
-from domadapt.network import Network
 from domadapt.report.report import BASELINE
 from domadapt.runs.candidate import (
     RESULT,
@@ -49,7 +48,7 @@ from domadapt.runs.candidate import (
     train_candidate,
 )
 from domadapt.runs.plan import ModelSpec, Plan, make_plan, spec_dict
-from domadapt.runs.saved import CONFIG
+from domadapt.runs.saved import CONFIG, load_run
 from domadapt.selection.evidence import Evidence, gather, together
 from domadapt.selection.guard import guard
 from domadapt.selection.registry import Validator, get_validator
@@ -93,8 +92,8 @@ class Found:
         trials: how many were run, of which `set_aside` by the guard and `failed`.
         number: of the trial; None for source_only as it stands.
         folder: where that candidate lies; None where there is none.
-        target_accuracy: where labels exist; read after the choice, by which it cannot have been
-            moved.
+        target_accuracy: of the candidate as it was trained, where labels exist; they are read once
+            all is chosen.
     """
 
     method: str
@@ -113,13 +112,14 @@ class Found:
 class Tuned:
     """What a search found: the best of each method, the best of them, and its network.
 
-    `network` is a plain module in evaluation mode; `folder` is the run folder that holds it.
+    `network` is a plain module in evaluation mode that returns logits, calibrated as those of every
+    run are; `folder` is the run folder that holds it.
     """
 
     rows: list[Found]
     chosen: Found
     validator: str
-    network: Network
+    network: nn.Module
     folder: Path
 
     def table(self) -> pd.DataFrame:
@@ -287,6 +287,7 @@ def tune(
                 out=folder,
                 settings=best.settings,
                 training={**overrides, "lr": how.lr},
+                keep="adapted",
                 checkpoint_file=checkpoint_file,
                 seed=seed,
                 export=export,
@@ -297,9 +298,7 @@ def tune(
             )
         rows = [search.with_accuracy(row, by_label[row.method]) for row in rows]
         search.write(rows, spaces)
-    trained = search.trained(method, best.settings, how)
-    network = plan.compose(trained.network.cpu()).eval()
-    return Tuned(rows, rows[0], objective.name, network, folder)
+    return Tuned(rows, rows[0], objective.name, load_run(folder).model, folder)
 
 
 def label(method: str) -> str:
@@ -503,7 +502,9 @@ class _Search:
             # As `adapt` does: from source_only with the same settings of training.
             start = self.trained(BASELINE, _all_settings(BASELINE, {}), how).network
         place = self.place(method, settings, how)
-        return train_candidate(plan, method, settings, how, place, self.progress, None, start)
+        # Who comes second waits, and takes up what the first has trained.
+        with self.alone(place.name):
+            return train_candidate(plan, method, settings, how, place, self.progress, None, start)
 
     def evidence(self, trained: Trained, name: str) -> Evidence:
         """What the guard and a validator may know of a candidate."""
@@ -676,11 +677,17 @@ class _Search:
         with self.alone("proposing"):
             known = self.all_trials(study)
             for trial in known:
+                if trial.state != TrialState.RUNNING:
+                    continue
+                try:
+                    lock = locked(trial.number)
+                except Timeout:
+                    continue
+                # Whoever had it may have finished it since the states were read.
+                trial = self.all_trials(study)[trial.number]
                 if trial.state == TrialState.RUNNING:
-                    try:
-                        return trial, locked(trial.number)
-                    except Timeout:
-                        continue
+                    return trial, lock
+                lock.release()
             if len(known) >= self.trials:
                 return None
             params = self._propose(study, space)

@@ -246,9 +246,7 @@ def estimate_accuracy(
     if why:
         return Estimate(None, None, None, {}, why)
     start, classes = baseline or evidence, evidence.classes
-    others = [
-        c for c in candidates if c.name not in (evidence.name, start.name) and not guard(c, start)
-    ]
+    others = [c for c in candidates if c.name not in (evidence.name, start.name)]
     parts = _parts(evidence, start, others)
     signals = _signals(evidence, start, parts)
     odds = [_odds(share, classes) for share in signals]
@@ -340,11 +338,19 @@ def _parts(evidence: Evidence, start: Evidence, others: Sequence[Evidence]) -> d
         )
     if evidence.twin is not None:
         found["agreement_seeds"] = agreement(said, evidence.twin)
+    vouched = _vouched(evidence, start, others)
+    return found if vouched is None else {**found, "vouched": vouched}
+
+
+def _vouched(evidence: Evidence, start: Evidence, others: Sequence[Evidence]) -> float | None:
+    """The largest agreement with a sound candidate of another method; None where there is none."""
     strange = [c for c in others if _method(c) != _method(evidence)]
-    sharp = [c for c in strange if c.trains_on_confidence]
-    if strange:
-        found["vouched"] = max(agreement(said, c.target.logits) for c in sharp or strange)
-    return found
+    agreed = [agreement(evidence.target.logits, c.target.logits) for c in strange]
+    # Those that train on their confidence first. The guard costs most, so it is asked last.
+    order = sorted(
+        range(len(strange)), key=lambda i: (not strange[i].trains_on_confidence, -agreed[i])
+    )
+    return next((agreed[i] for i in order if not guard(strange[i], start)), None)
 
 
 def _method(evidence: Evidence) -> str:

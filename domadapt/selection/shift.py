@@ -152,7 +152,7 @@ def detect_shift(baseline: Evidence, chosen: Evidence, class_names: Sequence[str
     distance = 0.5 * float(shift.abs().sum())
     if distance >= _least(baseline, chosen) and not swallowed(shift):
         found.append(_shifted(distance, shift, now, prior, class_names))
-    # An adapted model may have drawn unknown samples into known classes: the first one is asked too.
+    # An adapted model may have drawn unknown samples into known classes, so both are asked.
     shares = [unknown_share(baseline, model) for model in (baseline, chosen)]
     strange = max((share for share in shares if share is not None), default=0.0)
     if strange >= LEAST_UNKNOWN:
@@ -305,8 +305,8 @@ def _shifted(
 def _unknown(share: float) -> Finding:
     return Finding(
         "unknown samples",
-        f"At least {100 * share:.0f} % of the target samples are unlike any source sample and their "
-        "class is in doubt, while most of the target lies close to the source: they may be of "
+        f"At least {100 * share:.0f} % of the target samples are unlike any source sample and "
+        "their class is in doubt, while most of the target lies close to the source: they may be of "
         "classes that the source lacks. If so, use --extra-classes unknown with --method "
         "ovanet or osbp.",
         "ovanet",

@@ -13,6 +13,7 @@ from domadapt.selection.choice import RULE, Choice, choose
 from domadapt.selection.estimates import Estimate, estimate_accuracy
 from domadapt.selection.evidence import Evidence
 from domadapt.selection.guard import guard
+from domadapt.selection.shift import Finding, detect_shift, target_shares
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Verdict:
     ranking: dict[str, float]
     set_aside: dict[str, list[str]]
     estimates: dict[str, Estimate]
-    findings: list[Any] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     prior_t: Tensor | None = None
     baseline: str = ""
     rule: str = RULE
@@ -71,6 +72,8 @@ def judge(
     set_aside |= {name: [reason] for name, reason in choice.unsafe.items()}
     chosen = next(e for e in passed if e.name == next(iter(choice.ranking)))
     estimates = {e.name: estimate_accuracy(e, before, candidates) for e in candidates}
+    findings = detect_shift(before, chosen, class_names)
+    shifted = any(found.kind == "label shift" for found in findings)
     return Verdict(
         chosen=chosen.name,
         sentence=_sentence(chosen.name, baseline, estimates, len(candidates), len(set_aside)),
@@ -78,6 +81,8 @@ def judge(
         ranking=choice.ranking,
         set_aside=set_aside,
         estimates=estimates,
+        findings=findings,
+        prior_t=target_shares(chosen)[0] if shifted else None,
         baseline=baseline,
     )
 
