@@ -470,7 +470,8 @@ def _estimates(group: list[dict[str, Any]]) -> list[str]:
 
 def _per_task(tasks: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| task | seed | source_only | chosen | accuracy (oracle) | estimate | best (oracle) | auto |",
+        "| task | seed | source_only | chosen | accuracy (oracle) | estimate | best (oracle) "
+        "| auto |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for t in tasks:
