@@ -306,8 +306,8 @@ def _unknown(share: float) -> Finding:
     return Finding(
         "unknown samples",
         f"At least {100 * share:.0f} % of the target samples are unlike any source sample and "
-        "their class is in doubt, while most of the target lies close to the source: they may be of "
-        "classes that the source lacks. If so, use --extra-classes unknown with --method "
+        "their class is in doubt, while most of the target lies close to the source: they may be "
+        "of classes that the source lacks. If so, use --extra-classes unknown with --method "
         "ovanet or osbp.",
         "ovanet",
         {"share": share},
