@@ -36,6 +36,7 @@ from domadapt.evaluation import Outputs, evaluate
 from domadapt.inference import outputs_of
 from domadapt.methods import build_method, is_source_free, method_class, method_parts
 from domadapt.methods.combine import method_settings
+from domadapt.network import Network
 from domadapt.report.report import BASELINE
 from domadapt.runs.candidate import (
     RESULT,
@@ -48,7 +49,7 @@ from domadapt.runs.candidate import (
     train_candidate,
 )
 from domadapt.runs.plan import ModelSpec, Plan, make_plan, spec_dict
-from domadapt.runs.saved import CONFIG, load_run
+from domadapt.runs.saved import CONFIG
 from domadapt.selection.evidence import Evidence, gather, together
 from domadapt.selection.guard import guard
 from domadapt.selection.registry import Validator, get_validator
@@ -112,14 +113,14 @@ class Found:
 class Tuned:
     """What a search found: the best of each method, the best of them, and its network.
 
-    `network` is a plain module in evaluation mode that returns logits, calibrated as those of every
-    run are; `folder` is the run folder that holds it.
+    `network` is a plain module in evaluation mode, as it was trained; `folder` is the run folder
+    that holds it, with the calibration of its probabilities.
     """
 
     rows: list[Found]
     chosen: Found
     validator: str
-    network: nn.Module
+    network: Network
     folder: Path
 
     def table(self) -> pd.DataFrame:
@@ -298,7 +299,9 @@ def tune(
             )
         rows = [search.with_accuracy(row, by_label[row.method]) for row in rows]
         search.write(rows, spaces)
-    return Tuned(rows, rows[0], objective.name, load_run(folder).model, folder)
+    trained = search.trained(method, best.settings, how)
+    network = plan.compose(trained.network.cpu()).eval()
+    return Tuned(rows, rows[0], objective.name, network, folder)
 
 
 def label(method: str) -> str:
