@@ -39,7 +39,8 @@ class Training:
         batch_statistics: BatchNorm over source and target as one batch ("joint") or in two
             forward passes ("separate").
         workers: processes that prepare batches; they change speed only.
-        channels_last: memory format of image networks.
+        channels_last: train image networks in the memory format that convolutions like best; on a
+            CPU a small one takes a third less time. Results differ in rounding.
         compile: compile the backbone with torch.compile.
         checkpoint_every: steps between checkpoints (0: none).
         log_every: steps between two points of the learning curves and checks for NaN.
@@ -65,7 +66,7 @@ class Training:
     precision: Literal["no", "bf16", "fp16"] = "no"
     batch_statistics: Literal["joint", "separate"] = "joint"
     workers: int = 0
-    channels_last: bool = False
+    channels_last: bool = True
     compile: bool = False
     checkpoint_every: int = 250
     log_every: int = 25
