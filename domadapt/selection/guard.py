@@ -22,8 +22,13 @@ from domadapt.task import Split
 SOURCE_LOSS = 0.05
 #: The least effective number of predicted classes, as a share of source_only's.
 CLASSES_KEPT = 0.5
+#: Fewer classes in effect than the first are one class, which is less than half of two; from the
+#: second number on source_only predicts several.
+ONE_CLASS, SEVERAL = 1.1, 1.5
 #: The least effective rank of the target's features.
 LEAST_RANK = 1.5
+#: What is equal may differ by this much.
+ROUNDING = 1e-9
 
 
 def guard(candidate: Evidence, baseline: Evidence) -> list[str]:
@@ -33,12 +38,13 @@ def guard(candidate: Evidence, baseline: Evidence) -> list[str]:
 
     - an output is NaN or infinite;
     - it predicts fewer than half as many classes in effect as `baseline` does, ``exp H(q)`` with q
-      the mean of its predictions on the target, by probabilities or by decisions;
+      the mean of its predictions on the target, by probabilities or by decisions; or one class
+      where `baseline` predicts several;
     - it lost more than 5 points of `baseline`'s accuracy on the source's validation samples, where
       its method trains on the source (one that goes on without it gives up source accuracy as it
       adapts its BatchNorm statistics, and is held to the other rules alone);
     - its target features have an effective rank below 1.5, ``exp H(s / sum s)`` of their singular
-      values: nearly all samples lie on one line.
+      values: nearly all samples lie on one line. Two classes may do so: a line is all they need.
 
     Args:
         candidate: what is judged.
@@ -52,7 +58,7 @@ def guard(candidate: Evidence, baseline: Evidence) -> list[str]:
         return []
     reasons = []
     own, before = classes_in_effect(candidate), classes_in_effect(baseline)
-    if own < CLASSES_KEPT * before:
+    if own < _least_classes(before, CLASSES_KEPT):
         reasons.append(
             f"it predicts {own:.1f} classes in effect where {baseline.name} predicts {before:.1f}"
         )
@@ -60,14 +66,19 @@ def guard(candidate: Evidence, baseline: Evidence) -> list[str]:
         lost = accuracy(baseline.source_val.logits, baseline.source_val.y) - accuracy(
             candidate.source_val.logits, candidate.source_val.y
         )
-        if lost > SOURCE_LOSS:
+        if lost > SOURCE_LOSS + ROUNDING:
             reasons.append(
                 f"it lost {100 * lost:.0f} points of accuracy on the source's validation samples"
             )
     rank = feature_rank(candidate.target.z)
-    if rank < LEAST_RANK:
+    if candidate.classes > 2 and rank < LEAST_RANK:
         reasons.append(f"its target features have an effective rank of {rank:.1f}")
     return reasons
+
+
+def _least_classes(before: float, share: float) -> float:
+    """The least classes in effect that are let pass where the baseline predicts `before`."""
+    return max(share * before - ROUNDING, ONE_CLASS if before >= SEVERAL else 0.0)
 
 
 def classes_in_effect(evidence: Evidence) -> float:
@@ -98,7 +109,7 @@ def hopeless(baseline: Network, target: Split, views: Views) -> Callable[[Networ
     """What tells a network in training, asked on the way, that it has collapsed for good.
 
     It looks at some target samples and compares with `baseline`, trained on the source alone; the
-    limit is half of the guard's, since a network may still recover.
+    share is half of the guard's, since a network may still recover.
     """
 
     def classes(network: Network) -> float:
@@ -111,7 +122,7 @@ def hopeless(baseline: Network, target: Split, views: Views) -> Callable[[Networ
 
     def why(network: Network) -> str:
         now = classes(network)
-        if now >= 0.5 * CLASSES_KEPT * before:
+        if now >= _least_classes(before, 0.5 * CLASSES_KEPT):
             return ""
         return f"it predicted {now:.1f} classes in effect where source_only predicts {before:.1f}"
 
