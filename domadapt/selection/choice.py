@@ -82,7 +82,8 @@ def choose(candidates: Sequence[Evidence], baseline: str) -> Choice:
     information = {e.name: mutual_information(e.target.logits) / math.log(e.classes) for e in safe}
     agreement = nearest_agreement({e.name: decided[e.name] for e in safe})
     scores = {e.name: information[e.name] + AGREEMENT * agreement[e.name] for e in safe}
-    order = sorted(scores, key=lambda name: scores[name], reverse=True)
+    # Of equal ones the baseline is kept; the order in which candidates are given decides nothing.
+    order = sorted(scores, key=lambda name: (-scores[name], name != baseline, name))
     if len(safe) == 2:
         # Nothing to compare the one adapted candidate with but what it began from.
         order.sort(key=lambda name: name == baseline)
