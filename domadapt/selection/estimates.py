@@ -38,6 +38,8 @@ FLOOR, SPREAD, ALONE = 0.08, 0.3, 1.3
 CONTRADICTION = 0.4
 #: The most neighbours that are asked.
 K_NEIGHBOURS = 10
+#: The same among the features of source_only.
+NEAREST = 5
 
 
 @dataclass(frozen=True)
@@ -173,16 +175,20 @@ def three_way(first_second: float, first_third: float, second_third: float, clas
 
 
 def neighbour_agreement(
-    z: Float[Tensor, "n d"], predicted: Int[Tensor, " n"], classes: int, block: int = 512
+    z: Float[Tensor, "n d"],
+    predicted: Int[Tensor, " n"],
+    classes: int,
+    most: int = K_NEIGHBOURS,
+    block: int = 512,
 ) -> float:
     """The mean share of a sample's nearest neighbours that are predicted to be of its class.
 
-    Neighbours by the cosine of features; ``k = min(10, n / (4 classes))`` of them, at least one,
+    Neighbours by the cosine of features; ``k = min(most, n / (4 classes))`` of them, at least one,
     so that rare classes have enough samples of their own. 1 where the predictions follow clusters
     of the features; where their borders cut through dense regions it is less.
     """
     n = len(z)
-    k = max(1, min(K_NEIGHBOURS, n // (4 * classes), n - 1))
+    k = max(1, min(most, n // (4 * classes), n - 1))
     if n < 2:
         return 1.0
     unit = torch.nn.functional.normalize(z.float(), dim=1)
@@ -262,6 +268,8 @@ def estimate_accuracy(
             "The signs of its accuracy contradict each other: they lie between "
             f"{100 * least:.0f} and {100 * most:.0f} %.",
         )
+    if evidence.name != start.name:
+        middle *= _neighbours_before(evidence, start)
     half = (FLOOR + SPREAD * spread) * (1.0 if "vouched" in parts else ALONE)
     half = math.hypot(half, Z90 * math.sqrt(middle * (1 - middle) / len(evidence.target.logits)))
     return Estimate(middle, max(0.0, middle - half), min(1.0, middle + half), parts)
@@ -279,6 +287,17 @@ def _signals(evidence: Evidence, start: Evidence, parts: dict[str, float]) -> li
         average_confidence(_calibrated(start)),
     ]
     return [*found, parts["vouched"]] if "vouched" in parts else found
+
+
+def _neighbours_before(evidence: Evidence, start: Evidence) -> float:
+    """`neighbour_agreement` of a candidate's decisions in the features of source_only.
+
+    The candidate's method has not shaped them, so clusters that it made up do not hold together
+    there. They are taken about their mean, which all of them share.
+    """
+    predicted, z, rows = evidence.target.logits.argmax(1), start.target.z, start.target.rows
+    seen = predicted[: len(z)] if rows is None else predicted[rows]
+    return neighbour_agreement(z - z.mean(0), seen, evidence.classes, most=NEAREST)
 
 
 def _source_labels(evidence: Evidence) -> Tensor:
