@@ -329,3 +329,20 @@ def test_what_cannot_be_estimated_is_refused_in_words() -> None:
         "parts": {},
         "refused": refused.refused,
     }
+
+
+def test_decisions_that_do_not_hold_together_in_source_onlys_features_lower_the_estimate() -> None:
+    """Two candidates of equal outputs and features; only where source_only put the samples differs."""
+    made = _candidate("infomax", 0.15, confident=True)
+    decided = made.target.logits.argmax(1)
+    corners = torch.eye(12)[decided]
+    mixed = corners[torch.randperm(len(corners), generator=torch.Generator().manual_seed(0))]
+    before = _candidate("source_only", 0.15)
+    found = []
+    for z in (corners, mixed):
+        baseline = replace(before, target=replace(before.target, z=z))
+        estimate = estimate_accuracy(made, baseline)
+        assert estimate.accuracy is not None
+        found.append(estimate.accuracy)
+    # With three classes of equal size a random neighbour decides alike once in three times.
+    assert found[1] / found[0] == pytest.approx(1 / 3, abs=0.08)

@@ -231,8 +231,11 @@ def estimate_accuracy(
     - vouched: `agreement` with the candidate that agrees most, among those that train on their
       confidence by another method, or else among all of another method but source_only.
 
-    With ``u = (c share - 1) / (c - 1)`` above chance for c classes, the estimate has ``logit u =
-    OFFSET + SLOPE mean_k logit u_k`` over the signals there are. No signal is an accuracy by
+    With ``u = (c share - 1) / (c - 1)`` above chance for c classes, a first value has ``logit u =
+    OFFSET + SLOPE mean_k logit u_k`` over the signals there are. Of an adapted candidate it is
+    multiplied by `neighbour_agreement` of its decisions in the features of source_only: its method
+    has not shaped those, and clusters that it made up do not hold together there. No signal is an
+    accuracy by
     itself: confidence and structure can be trained without being right, and agreement rests on
     common errors; they fail on different candidates. The class shares of source and target should
     be alike; a strong label shift makes the estimate too low.
@@ -292,8 +295,7 @@ def _signals(evidence: Evidence, start: Evidence, parts: dict[str, float]) -> li
 def _neighbours_before(evidence: Evidence, start: Evidence) -> float:
     """`neighbour_agreement` of a candidate's decisions in the features of source_only.
 
-    The candidate's method has not shaped them, so clusters that it made up do not hold together
-    there. They are taken about their mean, which all of them share.
+    These are taken about their mean, which all of them share.
     """
     predicted, z, rows = evidence.target.logits.argmax(1), start.target.z, start.target.rows
     seen = predicted[: len(z)] if rows is None else predicted[rows]
