@@ -14,14 +14,14 @@ from domadapt.cli.common import DataRoot, app
 
 @app.command("list")
 def list_(
-    what: Annotated[Literal["methods", "models", "tasks"], typer.Argument()],
+    what: Annotated[Literal["methods", "models", "tasks", "validators"], typer.Argument()],
     long: Annotated[
         bool,
         typer.Option("--long", help="Methods: paper, defaults, cost and measured accuracy too."),
     ] = False,
     data_root: DataRoot = None,
 ) -> None:
-    """List what can be chosen: methods, models or tasks."""
+    """List what can be chosen: methods, models, tasks or validators."""
     from rich.console import Console
     from rich.table import Table
 
@@ -57,6 +57,13 @@ def _listing(
         from domadapt.backbones import backbone_names
 
         return ["model", "what it is"], backbone_names()
+    if what == "validators":
+        from domadapt.selection.registry import validators
+
+        heads = ["validator", "what it measures", "range", "cost", "fooled by"]
+        return heads, [
+            (v.name, v.what, v.range, v.cost, v.fooled_by) for v in validators().values()
+        ]
     from domadapt.data.catalogue import tasks
 
     return ["task", "what it is", "classes", "from", "at hand"], [
