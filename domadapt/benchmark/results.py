@@ -1,0 +1,127 @@
+"""The results of a suite as one tidy table: a row per cell and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from domadapt import checkpoint
+from domadapt.benchmark.cells import Planned
+from domadapt.benchmark.choice import Pool, pools_of
+from domadapt.benchmark.suite import Entry, Suite
+from domadapt.errors import DomadaptError
+from domadapt.runs.cell import Cells
+
+#: Files of a benchmark's folder.
+PLAN, RESULTS = "plan.json", "results.parquet"
+SCHEMA = 1
+COLUMNS = ("task", "method", "seed", "oracle", "kind", "metric", "value", "reason", "key")
+#: The kinds of rows: from target labels; from source labels; scores without target labels; the
+#: guard; the verdict; what it cost, which differs from run to run; and that there is no result.
+TARGET, SOURCE, LABEL_FREE = "target", "source", "label_free"
+GUARD, VERDICT, COST, FAILED = "guard", "verdict", "cost", "failed"
+
+
+def write_plan(folder: Path, suite: Suite, cells: Sequence[Planned]) -> None:
+    """Write down what is to be run, for those who look at the folder."""
+    entries = [entry for entry in suite.methods if isinstance(entry, Entry)]
+    said = asdict(replace(suite, methods=(), folder=Path()))
+    del said["folder"]
+    said["methods"] = [
+        {"name": e.name, "method": e.method, "settings": {k: str(v) for k, v in e.settings.items()}}
+        for e in entries
+    ]
+    checkpoint.write_json(
+        folder / PLAN, {"schema": SCHEMA, "suite": said, "cells": [list(cell) for cell in cells]}
+    )
+
+
+def read_plan(folder: Path) -> tuple[dict[str, Any], list[Planned]]:
+    """The suite as plain data and its cells, of the last benchmark in a folder."""
+    if not (folder / PLAN).exists():
+        raise DomadaptError(
+            f"{folder} holds no benchmark; begin one: domadapt benchmark SUITE.toml --out {folder}."
+        )
+    said = checkpoint.read_json(folder / PLAN)
+    if said.get("schema") != SCHEMA:
+        raise DomadaptError(
+            f"{folder / PLAN} has schema {said.get('schema')!r}, and {SCHEMA} is required; begin "
+            "in another folder."
+        )
+    return said["suite"], [Planned(*cell) for cell in said["cells"]]
+
+
+def collect(cells: Cells, of: Sequence[Planned]) -> dict[str, dict[str, Any]]:
+    """The results of the cells that are finished, failures among them, by key."""
+    there = cells.keys()
+    return {cell.key: cells.result(cell.key) for cell in of if cell.key in there}
+
+
+def tidy(
+    of: Sequence[Planned], found: Mapping[str, Mapping[str, Any]], pools: Sequence[Pool]
+) -> pd.DataFrame:
+    """One row per cell and metric, in the order of the cells.
+
+    Columns: ``task, method, seed, oracle, kind, metric, value, reason, key``; see `TARGET` and its
+    like for the kinds. ``reason`` says why a cell failed or its method is set aside.
+    """
+    judged = {(pool.task, pool.seed): pool for pool in pools}
+    rows: list[tuple[Any, ...]] = []
+    for cell in of:
+        if cell.key not in found:
+            continue
+        result = found[cell.key]
+        oracle = bool(result.get("oracle", False))
+
+        def add(
+            kind: str,
+            metric: str,
+            value: Any,
+            reason: str = "",
+            who: tuple[Any, ...] = (cell.task, cell.method, cell.seed, oracle),
+            key: str = cell.key,
+        ) -> None:
+            rows.append((*who, kind, metric, float(value), reason, key))
+
+        if result["error"] is not None:
+            add(FAILED, "failed", 1.0, result["error"])
+            continue
+        for metric, value in result["metrics"].items():
+            add(SOURCE if metric.startswith("source_") else TARGET, metric, value)
+        for metric, value in result["scores"].items():
+            add(LABEL_FREE, metric, value)
+        pool = judged.get((cell.task, cell.seed))
+        if pool is not None and cell.method in pool.ensv:
+            add(LABEL_FREE, "ensv", pool.ensv[cell.method])
+            reasons = pool.set_aside.get(cell.method, [])
+            add(GUARD, "set_aside", bool(reasons), "; ".join(reasons))
+            add(VERDICT, "chosen", pool.chosen == cell.method)
+            if cell.method in pool.ranking:
+                add(VERDICT, "rank_score", pool.ranking[cell.method])
+        for metric in ("seconds", "wall_seconds", "steps", "parameters"):
+            add(COST, metric, result[metric])
+        for place, size in result["peak_memory"].items():
+            add(COST, f"peak_memory_{place}", size)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    types = {"seed": "int64", "oracle": "bool", "value": "float64"}
+    return frame.astype({**types, **{c: "str" for c in COLUMNS if c not in types}})
+
+
+def write_results(folder: Path, frame: pd.DataFrame) -> Path:
+    """Write the table as ``results.parquet``, whole or not at all."""
+    path = folder / RESULTS
+    checkpoint.write_atomically(path, lambda p: frame.to_parquet(p, index=False))
+    return path
+
+
+def results_of(
+    folder: Path, of: Sequence[Planned]
+) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
+    """The table of the cells that are finished, verdicts included, and their results by key."""
+    cells = Cells(folder)
+    found = collect(cells, of)
+    return tidy(of, found, pools_of(cells, of, found)), found

@@ -1,0 +1,166 @@
+"""`benchmark`: from a suite to its leaderboard; resumable, whatever ends it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from domadapt import checkpoint
+from domadapt.benchmark.cells import cells_of, planned
+from domadapt.benchmark.fair import Check, checks
+from domadapt.benchmark.leaderboard import latex, markdown
+from domadapt.benchmark.pace import Follower
+from domadapt.benchmark.results import read_plan, results_of, write_plan, write_results
+from domadapt.benchmark.suite import Suite, read_suite
+from domadapt.benchmark.summary import Summary, summarise
+from domadapt.benchmark.work import SuiteWork
+from domadapt.errors import DomadaptError
+from domadapt.runs import engine
+from domadapt.runs.cell import Cell, Cells
+
+#: Seconds between two lines about a benchmark that is under way.
+EVERY = 15.0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a benchmark found.
+
+    Attributes:
+        frame: a row per cell and metric (`domadapt.benchmark.results.tidy`).
+        summary: the leaderboard's numbers; None where no cell has a result.
+        checks: of fair play.
+        failures: cells that failed, each with its reason.
+        missing: how many cells are not finished.
+    """
+
+    frame: pd.DataFrame
+    summary: Summary | None
+    checks: list[Check]
+    failures: list[tuple[str, str]]
+    missing: int
+
+
+def benchmark(
+    suite: Suite | Path | str,
+    out: Path | str,
+    *,
+    processes: int | None = None,
+    threads: int = 1,
+    seeds: int | Sequence[int] | None = None,
+    data_root: Path | str | None = None,
+    retry: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Benchmark:
+    """Run a suite's cells that are not finished, and write results and leaderboard.
+
+    Processes are spawned: in a script call it under ``if __name__ == "__main__":``.
+
+    Args:
+        suite: a `Suite` or its TOML file.
+        out: the folder of cells and tables; others may work on it at the same time.
+        processes: how many; by default the cores over `threads`, or one per GPU.
+        threads: of each process. They are part of a cell's configuration, as results differ in
+            rounding.
+        seeds: in place of the suite's.
+        data_root: the folder of the catalogue's data sets.
+        retry: run failed cells again.
+        say: is told how far it is.
+
+    Raises:
+        DomadaptError: something in the suite cannot be used. What goes wrong in a cell is kept as
+            its failure.
+    """
+    checked = (suite if isinstance(suite, Suite) else read_suite(suite)).checked()
+    if seeds is not None:
+        checked = Suite(**{**vars(checked), "seeds": seeds}).checked()
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise DomadaptError(f"out needs a folder, and {folder} is a file; give another name.")
+    gpus = torch.cuda.device_count() if checked.training.get("device") != "cpu" else 0
+    if threads < 1 or (processes is not None and processes < 1):
+        raise DomadaptError(
+            f"processes and threads must be at least 1; got {processes} and {threads}."
+        )
+    many = engine.divided(threads, gpus) if processes is None else processes
+    tell = say or (lambda text: None)
+    if not gpus and many * threads > engine.cores():
+        tell(
+            f"Note: {many} processes of {threads} threads share {engine.cores()} cores; fewer are "
+            "quicker."
+        )
+    # Fingerprints are taken with as many threads as the cells are trained with.
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        wanted = cells_of(checked, threads=threads, data_root=data_root)
+    finally:
+        torch.set_num_threads(before)
+    cells = Cells(folder)
+    if retry:
+        cells.forget_failures()
+    write_plan(folder, checked, planned(wanted))
+    root = None if data_root is None else str(Path(data_root).resolve())
+    _run(cells, wanted, SuiteWork(checked, root), many, threads, gpus, tell)
+    return report(folder)
+
+
+def report(out: Path | str) -> Benchmark:
+    """Write results and leaderboard of the cells that are finished in a folder."""
+    folder = Path(out)
+    about, of = read_plan(folder)
+    frame, found = results_of(folder, of)
+    failures = [
+        (f"{cell.method} on {cell.task}, seed {cell.seed}", str(found[cell.key]["error"]))
+        for cell in of
+        if cell.key in found and found[cell.key]["error"] is not None
+    ]
+    write_results(folder, frame)
+    fair = checks(of, found)
+    summary = None
+    if len(failures) < len(found):
+        names = [list(dict.fromkeys(cell[i] for cell in of)) for i in (0, 1)]
+        tasks, methods = ([str(name) for name in some] for some in names)
+        validators = about["validators"]
+        summary = summarise(frame, about["metric"], validators, tasks, methods)
+        text = markdown(summary, fair, failures, about)
+        checkpoint.write_text(folder / "leaderboard.md", text)
+        checkpoint.write_text(folder / "leaderboard.tex", latex(summary))
+    return Benchmark(frame, summary, fair, failures, len(of) - len(found))
+
+
+def _run(
+    cells: Cells,
+    wanted: Sequence[Cell],
+    work: SuiteWork,
+    processes: int,
+    threads: int,
+    gpus: int,
+    tell: Callable[[str], None],
+) -> None:
+    """Run what is left, with a line now and then."""
+    follower = Follower(cells, planned(wanted))
+    first = follower.look()
+    tell(f"{first.total} cells, {first.done} of them finished; {processes} processes.")
+    if first.done == first.total:
+        return
+    last = time.monotonic()
+    told = first.done
+
+    def look() -> None:
+        nonlocal last, told
+        if time.monotonic() - last < EVERY:
+            return
+        last = time.monotonic()
+        pace = follower.look()
+        if pace.done != told:
+            told = pace.done
+            tell(pace.said())
+
+    engine.run(cells, wanted, work, processes=processes, threads=threads, gpus=gpus, look=look)
+    tell(follower.look().said())

@@ -1,0 +1,295 @@
+"""A suite: which methods are compared on which tasks, with which seeds, model and training."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from domadapt.adaptation.request import name_of, settings_of_method, spec_of
+from domadapt.data import catalogue
+from domadapt.defaults import training_for
+from domadapt.errors import DomadaptError, unknown
+from domadapt.methods import method_parts
+from domadapt.methods.registry import load_file
+from domadapt.report.report import BASELINE
+from domadapt.selection.registry import get_validator
+from domadapt.task import Task
+
+#: The upper bound: source_only's loss on labelled target samples. It bears the stamp `oracle`.
+UPPER = "target_only"
+ORACLE = "oracle"
+#: By which scores a table may be ranked.
+METRICS = ("accuracy", "per_class_mean", "macro_f1")
+_MODEL = ("name", "weights", "head", "freeze", "bottleneck", "image_size", "augment", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method of a suite.
+
+    Attributes:
+        method: a name, a combination (``"cdan+mcc"``) or ``"path.py"``, as for `adapt`.
+        settings: those that differ from its defaults.
+        name: what tables call it; empty: the method's own name.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    name: str = ""
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it sees target labels."""
+        return self.method == UPPER
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is compared. `source_only` and `target_only` are always among the methods.
+
+    Attributes:
+        name: what tables call it.
+        tasks: names of tasks (``domadapt list tasks``), patterns of them (``"digits:*->*"``), or
+            ``"path.py:function"``, which returns a `Task`.
+        methods: names, or `Entry` with settings. Of what is not said here nothing is tuned.
+        seeds: of weights, order, augmentation and dropout; a number n stands for 0 to n - 1.
+        model: ``name``, ``weights``, ``checkpoint``, ``head``, ``freeze``, ``bottleneck``,
+            ``image_size``, ``augment``, as for `adapt`; the same for all.
+        training: settings of `Training` that differ from the default of the kind of backbone; the
+            same for all.
+        validators: the label-free scores that pick a candidate in the leaderboard, beside the
+            verdict; all scores are recorded whatever is named here.
+        metric: by which the leaderboard ranks.
+        folder: where relative paths begin.
+        about: a sentence for the leaderboard, such as the protocol.
+    """
+
+    name: str
+    tasks: Sequence[str]
+    methods: Sequence[str | Entry]
+    seeds: int | Sequence[int] = 3
+    model: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    training: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    validators: Sequence[str] = ("information_maximisation", "ensv")
+    metric: str = "accuracy"
+    folder: Path = Path()
+    about: str = ""
+
+    def checked(self) -> Suite:
+        """The same with everything filled in: entries, seeds, task names; mistakes are refused."""
+        if not self.name or not isinstance(self.name, str):
+            raise DomadaptError('A suite needs a name; give name = "...".')
+        if self.metric not in METRICS:
+            raise unknown("metric of a suite", str(self.metric), METRICS)
+        for validator in _strings("validators", self.validators):
+            get_validator(validator)
+        folder = Path(self.folder)
+        training_for("scratch", self.training)
+        if "seed" in self.training:
+            raise DomadaptError(
+                "A suite's seeds are given as seeds, for all methods; take seed out of training."
+            )
+        return replace(
+            self,
+            tasks=_tasks(_strings("tasks", self.tasks), folder),
+            methods=_entries(self.methods, folder),
+            seeds=_seeds(self.seeds),
+            model=_model(self.model, folder),
+            training=dict(self.training),
+            validators=tuple(self.validators),
+            folder=folder,
+        )
+
+
+def read_suite(path: Path | str) -> Suite:
+    """The suite of a TOML file, checked; its relative paths begin where it lies.
+
+    Raises:
+        DomadaptError: there is no such file, it is no TOML, or something in it cannot be used.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = [p.stem for p in file.parent.glob("*.toml")] if file.parent.is_dir() else []
+        guess = difflib.get_close_matches(file.stem, near, n=1)
+        hint = f" Did you mean {file.parent / guess[0]}.toml?" if guess else ""
+        raise DomadaptError(f"A suite is a TOML file; there is no {file}.{hint}")
+    try:
+        said = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DomadaptError(f"{file} is no TOML file: {error}.") from error
+    known = [f.name for f in fields(Suite) if f.name != "folder"]
+    for key in said:
+        if key not in known:
+            raise unknown("key of a suite", key, known)
+    for key in ("tasks", "methods"):
+        if key not in said:
+            raise DomadaptError(f"A suite needs {key}; {file} has none.")
+    said["methods"] = [_read_entry(m) for m in _listed("methods", said["methods"])]
+    return Suite(**{"name": file.stem, **said, "folder": file.parent}).checked()
+
+
+def load_task_of(spec: str, data_root: Path | str | None = None) -> Task:
+    """The task of a suite: one of the catalogue, or what ``path.py:function`` returns."""
+    file, function = _own(spec)
+    if file is None:
+        return catalogue.task(spec, data_root)
+    module = load_file(file)
+    make = getattr(module, function, None)
+    if not callable(make):
+        have = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise unknown(f"function in {file}", function, have)
+    task = make()
+    if not isinstance(task, Task):
+        raise DomadaptError(f"{spec} must return a Task; it returned {type(task).__name__}.")
+    return task
+
+
+def title_of(spec: str) -> str:
+    """What tables call a task: its name, or the function of a file."""
+    file, function = _own(spec)
+    return spec if file is None else f"{file.stem}:{function}"
+
+
+def _own(spec: str) -> tuple[Path | None, str]:
+    file, colon, function = spec.rpartition(":")
+    if colon and file.endswith(".py"):
+        return Path(file), function
+    if spec.endswith(".py"):
+        raise DomadaptError(f"A task of a file is given as path.py:function; got {spec!r}.")
+    return None, ""
+
+
+def _read_entry(said: Any) -> str | Entry:
+    if isinstance(said, str):
+        return said
+    if not isinstance(said, dict) or not isinstance(said.get("method"), str):
+        raise DomadaptError(
+            "A method of a suite is a name, or a table {method = ..., settings = {...}, name = "
+            f"...}}; got {said!r}."
+        )
+    for key in said:
+        if key not in ("method", "settings", "name"):
+            raise unknown("key of a method", key, ("method", "settings", "name"))
+    if not isinstance(said.get("settings", {}), dict):
+        raise DomadaptError(f"settings are a table, one key each; got {said['settings']!r}.")
+    return Entry(said["method"], said.get("settings", {}), str(said.get("name", "")))
+
+
+def _entries(given: Sequence[str | Entry], folder: Path) -> tuple[Entry, ...]:
+    """All methods with all their settings: source_only first, target_only last."""
+    found = []
+    for one in _listed("methods", given):
+        entry = Entry(one) if isinstance(one, str) else one
+        if not isinstance(entry, Entry):
+            raise DomadaptError(f"A method of a suite is a name or an Entry; got {one!r}.")
+        if entry.oracle:
+            if entry.settings:
+                raise DomadaptError(f"{UPPER} takes no settings; it is trained as {BASELINE}.")
+            continue
+        method = "+".join(_resolved(part, folder) for part in method_parts(entry.method))
+        settings = settings_of_method(method, entry.settings)
+        found.append(Entry(method, settings, entry.name or name_of(method)))
+    plain = [e for e in found if e.name == BASELINE]
+    if any(e.method != BASELINE for e in plain):
+        raise DomadaptError(f"{BASELINE} is the name of the baseline; choose another.")
+    if not plain:
+        plain = [Entry(BASELINE, settings_of_method(BASELINE, None), BASELINE)]
+    entries = (*plain, *(e for e in found if e.name != BASELINE), Entry(UPPER, {}, UPPER))
+    names = [e.name for e in entries]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DomadaptError(
+            f"Methods of a suite need different names; {twice[0]!r} occurs twice. Give one a name: "
+            f'{{method = "{twice[0]}", name = "...", settings = {{...}}}}.'
+        )
+    return entries
+
+
+def _tasks(given: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """The names of the tasks, patterns written out."""
+    found: list[str] = []
+    for spec in given:
+        file, function = _own(spec)
+        if file is not None:
+            found.append(f"{_resolved(str(file), folder)}:{function}")
+        elif "*" in spec:
+            known = [entry.name for entry in catalogue.tasks()]
+            fitting = [name for name in known if fnmatch.fnmatchcase(name, spec)]
+            if not fitting:
+                raise DomadaptError(
+                    f"No named task is like {spec!r}; `domadapt list tasks` names them all."
+                )
+            found += fitting
+        else:
+            # Names are looked up where the data are; spelling aside they are the same task.
+            found.append("->".join(side.strip() for side in spec.split("->")))
+    distinct = list(dict.fromkeys(found))
+    titles = [title_of(spec) for spec in distinct]
+    if len(set(titles)) < len(titles):
+        twice = next(t for t in titles if titles.count(t) > 1)
+        raise DomadaptError(f"Two tasks of the suite are called {twice!r}; rename one of them.")
+    return tuple(distinct)
+
+
+def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
+    seeds = range(given) if isinstance(given, int) and not isinstance(given, bool) else given
+    if not isinstance(seeds, Sequence) or not all(type(s) is int and s >= 0 for s in seeds):
+        raise DomadaptError(
+            f"seeds are a number of seeds, or a list of whole numbers from 0 on; got {given!r}."
+        )
+    if len(seeds) == 0 or len(set(seeds)) < len(seeds):
+        raise DomadaptError(f"A suite needs one seed or more, each once; got {given!r}.")
+    return tuple(seeds)
+
+
+def _model(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    for key in given:
+        if key not in _MODEL:
+            raise unknown("key of a suite's model", key, _MODEL)
+    model = dict(given)
+    if isinstance(model.get("name"), str):
+        file, colon, function = model["name"].rpartition(":")
+        if colon and file.endswith(".py"):
+            model["name"] = f"{_resolved(file, folder)}:{function}"
+    for key in ("weights", "checkpoint"):
+        if isinstance(model.get(key), str) and (folder / model[key]).exists():
+            model[key] = str((folder / model[key]).resolve())
+    spec_of_model(model)
+    return model
+
+
+def spec_of_model(model: Mapping[str, Any]) -> Any:
+    """The `ModelSpec` of a suite's model."""
+    given = dict(model)
+    return spec_of(given.pop("name", None), checkpoint_file=given.pop("checkpoint", None), **given)
+
+
+def _resolved(spec: str, folder: Path) -> str:
+    """A spec whose path begins in `folder`; one that is no path as it is."""
+    file, dot, name = spec.partition(".py")
+    if not dot:
+        return spec
+    path = folder / f"{file}.py"
+    if not path.is_file():
+        raise DomadaptError(f"There is no file {path}.")
+    return f"{path.resolve()}{name}"
+
+
+def _listed(what: str, given: Any) -> Sequence[Any]:
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+        raise DomadaptError(f"A suite needs {what} as a list of one or more; got {given!r}.")
+    return given
+
+
+def _strings(what: str, given: Any) -> Sequence[str]:
+    if what == "validators" and not given:
+        return ()
+    wrong = [one for one in _listed(what, given) if not isinstance(one, str)]
+    if wrong:
+        raise DomadaptError(f"{what} of a suite are names; got {wrong[0]!r}.")
+    return tuple(given)

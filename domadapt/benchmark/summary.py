@@ -1,0 +1,261 @@
+"""What a leaderboard says, as numbers: computed from the tidy table alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from domadapt.benchmark import statistics
+from domadapt.benchmark.results import COST, FAILED, GUARD, LABEL_FREE, TARGET, VERDICT
+from domadapt.benchmark.statistics import Interval, Paired, Ranks
+from domadapt.benchmark.suite import ORACLE, UPPER
+from domadapt.errors import DomadaptError
+from domadapt.report.report import BASELINE
+
+#: Rows of the table that pick a method of each task and seed.
+BY_VERDICT, BEST = "verdict", f"best method ({ORACLE})"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One method over all tasks.
+
+    Attributes:
+        method: its name; oracle: whether it saw target labels.
+        tasks: mean and interval over seeds, by task.
+        mean: over the tasks, of the means over seeds; None where a task is missing.
+        rank: average rank among the methods without oracle, over complete tasks; None without.
+        gap: share closed between source_only and target_only, of the means over common tasks.
+        negative: cells below source_only of the same task and seed, and of how many.
+        paired: against source_only over tasks; None for source_only and the oracle.
+        time: seconds of training relative to source_only of the same cell, geometric mean.
+        step_time: the same per step.
+        memory: largest peak of the process in bytes.
+        set_aside: in how many cells the guard refuses it.
+        failed: how many cells failed.
+    """
+
+    method: str
+    oracle: bool
+    tasks: dict[str, Interval]
+    mean: float | None
+    rank: float | None
+    gap: float | None
+    negative: tuple[int, int]
+    paired: Paired | None
+    time: float | None
+    step_time: float | None
+    memory: float | None
+    set_aside: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What one criterion picks of each task and seed: the mean over tasks of its accuracy.
+
+    Attributes:
+        criterion: its name; that of the best method bears `oracle`.
+        mean: over tasks; regret: the best method's mean minus it.
+        below: in how many pools its pick is below source_only; pools: of how many.
+        picks: how often it picks each method.
+    """
+
+    criterion: str
+    mean: float
+    regret: float
+    below: int
+    pools: int
+    picks: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole leaderboard as numbers."""
+
+    metric: str
+    tasks: list[str]
+    standings: list[Standing]
+    ranks: Ranks
+    picks: list[Pick]
+    seeds: int
+
+
+def summarise(
+    frame: pd.DataFrame,
+    metric: str = "accuracy",
+    validators: Sequence[str] = (),
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+) -> Summary:
+    """The statistics of a tidy table (`domadapt.benchmark.results.tidy`).
+
+    Args:
+        frame: the rows.
+        metric: of the target, by which methods are compared.
+        validators: label-free scores that pick.
+        tasks, methods: all that were planned, in order; by default those of the rows.
+
+    Raises:
+        DomadaptError: no row has the metric.
+    """
+    scored = frame[(frame["kind"] == TARGET) & (frame["metric"] == metric)]
+    if scored.empty:
+        raise DomadaptError(
+            f"A leaderboard needs finished cells with {metric}; there are none. `domadapt "
+            "benchmark` says why cells failed."
+        )
+    tasks = list(dict.fromkeys(frame["task"])) if tasks is None else list(tasks)
+    methods = list(dict.fromkeys(frame["method"])) if methods is None else list(methods)
+    seeds = sorted(set(frame["seed"]))
+    oracle = {UPPER, *scored.loc[scored["oracle"], "method"]}
+    table = _cube(scored, methods, tasks, seeds)
+    means = {m: _means(table[m]) for m in methods}
+    honest = [m for m in methods if m not in oracle]
+    there = [m for m in honest if np.isfinite(means[m]).any()]
+    ranks = statistics.average_ranks({m: means[m].tolist() for m in there})
+    paired = {}
+    if BASELINE in there:
+        paired = statistics.compared({m: means[m].tolist() for m in there}, BASELINE)
+    costs = {
+        name: _cube(_of(frame, COST, name), methods, tasks, seeds)
+        for name in ("seconds", "steps", "peak_memory_process")
+    }
+    per_step = {m: _ratio(costs["seconds"][m], costs["steps"][m]) for m in methods}
+    aside = _of(frame, GUARD, "set_aside").groupby("method")["value"].sum()
+    failed = frame[frame["kind"] == FAILED].groupby("method")["value"].sum()
+    none = np.full((len(tasks), len(seeds)), np.nan)
+    before = table.get(BASELINE, none)
+    standings = [
+        Standing(
+            method=m,
+            oracle=m in oracle,
+            tasks={
+                t: statistics.t_interval(row[np.isfinite(row)].tolist())
+                for t, row in zip(tasks, table[m], strict=True)
+                if np.isfinite(row).any()
+            },
+            mean=float(means[m].mean()) if np.isfinite(means[m]).all() else None,
+            rank=ranks.average.get(m),
+            gap=_gap(means, m),
+            negative=statistics.negative_transfers(
+                table[m].ravel().tolist(), before.ravel().tolist()
+            ),
+            paired=paired.get(m),
+            time=_cost(costs["seconds"], m),
+            step_time=_cost(per_step, m),
+            memory=_largest(costs["peak_memory_process"][m]),
+            set_aside=int(aside.get(m, 0)),
+            failed=int(failed.get(m, 0)),
+        )
+        for m in methods
+    ]
+    picks = _picks(frame, table, honest, tasks, seeds, validators)
+    return Summary(metric, tasks, standings, ranks, picks, len(seeds))
+
+
+def _of(frame: pd.DataFrame, kind: str, metric: str) -> pd.DataFrame:
+    return frame[(frame["kind"] == kind) & (frame["metric"] == metric)]
+
+
+def _cube(
+    rows: pd.DataFrame, methods: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Values ``(tasks, seeds)`` by method, NaN where there is none."""
+    found = np.full((len(methods), len(tasks), len(seeds)), np.nan)
+    where = [{name: i for i, name in enumerate(names)} for names in (methods, tasks, seeds)]
+    index = [
+        rows[column].map(numbers).to_numpy(dtype=float)
+        for column, numbers in zip(("method", "task", "seed"), where, strict=True)
+    ]
+    fits = np.isfinite(np.array(index)).all(0)
+    m, t, s = (i[fits].astype(int) for i in index)
+    found[m, t, s] = rows["value"].to_numpy()[fits]
+    return dict(zip(methods, found, strict=True))
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Mean over the seeds there are ``(tasks,)``; NaN where there is none."""
+    there = np.isfinite(values)
+    count = there.sum(1)
+    total = np.where(there, values, 0.0).sum(1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.divide(a, b, out=np.full_like(a, np.nan), where=b > 0)
+
+
+def _gap(means: dict[str, np.ndarray], method: str) -> float | None:
+    if method in (BASELINE, UPPER) or BASELINE not in means or UPPER not in means:
+        return None
+    three = np.array([means[method], means[BASELINE], means[UPPER]])
+    three = three[:, np.isfinite(three).all(0)]
+    if three.shape[1] == 0:
+        return None
+    return statistics.gap_closed(*(float(v) for v in three.mean(1)))
+
+
+def _cost(values: dict[str, np.ndarray], method: str) -> float | None:
+    if BASELINE not in values:
+        return None
+    mine, before = values[method].ravel().tolist(), values[BASELINE].ravel().tolist()
+    return statistics.cost_ratio(mine, before)
+
+
+def _largest(values: np.ndarray) -> float | None:
+    return float(np.nanmax(values)) if np.isfinite(values).any() else None
+
+
+def _picks(
+    frame: pd.DataFrame,
+    table: dict[str, np.ndarray],
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    validators: Sequence[str],
+) -> list[Pick]:
+    """What the verdict, validators and hindsight pick of each task and seed with a source_only."""
+    if BASELINE not in methods or not methods:
+        return []
+    accuracy = np.array([table[m] for m in methods])
+
+    def scores(kind: str, name: str) -> np.ndarray:
+        made = _cube(_of(frame, kind, name), methods, tasks, seeds)
+        return np.array([made[m] for m in methods])
+
+    refused = scores(GUARD, "set_aside") > 0
+    found: dict[str, np.ndarray] = {BY_VERDICT: scores(VERDICT, "chosen")}
+    found |= {name: np.where(refused, np.nan, scores(LABEL_FREE, name)) for name in validators}
+    found[BEST] = accuracy
+    known = np.isfinite(accuracy)
+    judged = np.isfinite(accuracy[list(methods).index(BASELINE)])
+    # Every criterion is compared on the pools that all of them can judge.
+    for value in found.values():
+        judged &= (np.isfinite(value) & known).any(0)
+    if not judged.any():
+        return []
+    picks = []
+    best = np.nanmax(np.where(known, accuracy, -math.inf), 0)
+    before = accuracy[list(methods).index(BASELINE)]
+    for name, value in found.items():
+        which = np.where(np.isfinite(value) & known, value, -math.inf).argmax(0)
+        reached = np.take_along_axis(accuracy, which[None], 0)[0]
+        reached, top, base = (np.where(judged, v, np.nan) for v in (reached, best, before))
+        some = np.isfinite(reached).any(1)
+        chosen = which[judged]
+        picks.append(
+            Pick(
+                criterion=name,
+                mean=float(_means(reached)[some].mean()),
+                regret=float(_means(top - reached)[some].mean()),
+                below=int((reached - base < -statistics.ROUNDING).sum()),
+                pools=int(judged.sum()),
+                picks={m: int((chosen == i).sum()) for i, m in enumerate(methods) if i in chosen},
+            )
+        )
+    return picks

@@ -1,0 +1,229 @@
+"""What is done for one cell: train it, score it, keep what a verdict needs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import resource
+import shutil
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from domadapt import checkpoint
+from domadapt.benchmark.cells import training_of
+from domadapt.benchmark.suite import ORACLE, Entry, Suite, load_task_of, spec_of_model, title_of
+from domadapt.evaluation import Scores, evaluate, score
+from domadapt.inference import outputs_of
+from domadapt.methods import is_source_free
+from domadapt.network import Network
+from domadapt.report.report import BASELINE, versions
+from domadapt.runs.candidate import RESULT, Trained, candidate_key, train_candidate
+from domadapt.runs.cell import Cell, Cells
+from domadapt.runs.plan import Plan, make_plan, spec_dict
+from domadapt.selection.evidence import Evidence, gather
+from domadapt.selection.guard import feature_rank
+from domadapt.selection.scores import source_val_accuracy
+from domadapt.selection.validators import scores_of
+from domadapt.task import Split, Task
+from domadapt.trainer import make_accelerator
+from domadapt.training import Training
+
+#: Files of a finished cell beside its result: what the network says, its curves, and the trained
+#: candidate where others may go on from it.
+OUTPUTS, HISTORY, CANDIDATE = "outputs.npz", "history.json", "candidate"
+#: The plan of the task that this process was last at, by what it is of.
+_latest: list[tuple[tuple[str, ...], Plan]] = []
+
+
+@dataclass(frozen=True)
+class SuiteWork:
+    """Computes the cells of a suite, in whatever process it is sent to.
+
+    Attributes:
+        suite: a checked suite.
+        data_root: the folder of the catalogue's data sets.
+    """
+
+    suite: Suite
+    data_root: str | None = None
+
+    def __call__(self, cell: Cell, room: Path, made: Path, cells: Cells) -> dict[str, Any]:
+        """Train and score a cell; its result as plain data."""
+        begun = time.perf_counter()
+        plan = self._plan(cell.task, cells)
+        prepared = time.perf_counter() - begun
+        entry = self._entry(cell.method)
+        how = training_of(self.suite, plan.kind, cell.seed)
+        device = make_accelerator(how).device
+        begin_memory(device)
+        trained, place = self._train(cell, entry, plan, how, room, cells)
+        first = _weights_hash(plan.make_network(cell.seed))
+        trained.network.to(device)
+        scored = _scored(trained, plan, device, entry.oracle)
+        found: dict[str, Any] = {"scores": {}}
+        if not entry.oracle:
+            evidence = gather(trained, plan.task, plan.views, device=device)
+            _keep_outputs(evidence, made / OUTPUTS)
+            found["scores"] = scores_of(evidence)
+            found["feature_rank"] = feature_rank(evidence.target.z)
+            found["trains_on_source"] = evidence.trains_on_source
+            val = evidence.source_val
+        else:
+            val = outputs_of(trained.network, plan.task.source_val, plan.views, device=device)
+        assert val is not None
+        checkpoint.write_json(made / HISTORY, trained.history)
+        if entry.name == BASELINE:
+            shutil.copytree(place, made / CANDIDATE)
+        trained.network.cpu()
+        steps = trained.history.get("step", [0])[-1]
+        return {
+            **found,
+            ORACLE: entry.oracle,
+            "scored_on": f"{ORACLE}_target_test" if entry.oracle else "target_test",
+            "metrics": _metrics(scored) | {"source_val_accuracy": source_val_accuracy(val)},
+            "seconds": trained.seconds,
+            "wall_seconds": time.perf_counter() - begun - prepared,
+            "steps": int(steps),
+            "peak_memory": peak_memory(device),
+            "parameters": sum(p.numel() for p in trained.network.parameters()),
+            "initial_weights": first,
+            "settings": {k: str(v) for k, v in trained.settings.items()},
+            "training": asdict(how),
+            "model": spec_dict(plan.spec),
+            "trains_on_confidence": trained.trains_on_confidence,
+            "warnings": list(trained.warnings),
+            "stopped": trained.stopped,
+            "versions": versions(),
+        }
+
+    def _entry(self, name: str) -> Entry:
+        for entry in self.suite.methods:
+            if isinstance(entry, Entry) and entry.name == name:
+                return entry
+        raise KeyError(name)
+
+    def _plan(self, title: str, cells: Cells) -> Plan:
+        """The plan of a task, which all methods and seeds share; made once for a task."""
+        known = (str(cells.folder.resolve()), self.suite.name, title)
+        if _latest and _latest[0][0] == known:
+            return _latest[0][1]
+        _latest.clear()
+        spec = next(spec for spec in self.suite.tasks if title_of(spec) == title)
+        task = load_task_of(spec, self.data_root)
+        model = spec_of_model(self.suite.model)
+        if not model.freeze:
+            plan = make_plan(task, model)
+        else:
+            device = make_accelerator(training_of(self.suite, "frozen", 0)).device
+            # Whoever comes second finds the features of the first.
+            with cells.alone("features"):
+                plan = make_plan(task, model, cache=cells.folder / "cache", device=device)
+        _latest.append((known, plan))
+        return plan
+
+    def _train(
+        self, cell: Cell, entry: Entry, plan: Plan, how: Training, room: Path, cells: Cells
+    ) -> tuple[Trained, Path]:
+        """The trained candidate and its folder, in which an interrupted training goes on."""
+        plain = self._entry(BASELINE).settings
+        if entry.oracle:
+            plan = replace(plan, task=with_target_labels_oracle(plan.task))
+            method, settings = BASELINE, plain
+        else:
+            method, settings = entry.method, entry.settings
+        start = None
+        if is_source_free(method):
+            place = cells.place(cell.needs[0]) / CANDIDATE
+            key = candidate_key(plan, BASELINE, plain, how)
+            if checkpoint.read_json(place / RESULT).get("key") != key:
+                # It was trained where the model's file lies elsewhere: the same bits, once more.
+                place = room / key
+            start = train_candidate(plan, BASELINE, plain, how, place).network
+        place = room / candidate_key(plan, method, settings, how)
+        return train_candidate(plan, method, settings, how, place, start=start), place
+
+
+def with_target_labels_oracle(task: Task) -> Task:
+    """The task whose source is the labelled training part of the target: for `target_only` alone.
+
+    Its test samples are never among these (`Task.oracle`).
+    """
+    oracle = task.oracle()
+    labelled = copy.copy(task)
+    labelled.source_train, labelled.source_val = oracle.target_train, oracle.target_val
+    return labelled
+
+
+def _scored(trained: Trained, plan: Plan, device: torch.device, oracle: bool) -> Scores:
+    """Scores on target_test; of the oracle on that part of it which it did not train with."""
+
+    def says(split: Split) -> Any:
+        return outputs_of(trained.network, split, plan.views, device=device, max_features=2)
+
+    if not oracle:
+        scores = evaluate(plan.task, says(plan.task.target_test))
+        assert isinstance(scores, Scores)
+        return scores
+    test = plan.task.oracle().target_test
+    assert test.y is not None
+    task = plan.task
+    return score(says(test).logits, test.y, task.output_names, open_set=task.open_set)
+
+
+def _metrics(scores: Scores) -> dict[str, float]:
+    """The numbers among the scores."""
+    found = {k: v for k, v in scores.to_dict().items() if isinstance(v, int | float)}
+    return {k: float(v) for k, v in found.items()}
+
+
+def _keep_outputs(evidence: Evidence, path: Path) -> None:
+    """What guard and choice look at, beside the rank of the features, which is a number."""
+    assert evidence.source_val is not None
+    assert evidence.source_val.y is not None
+    kept: dict[str, Any] = {
+        "target_logits": evidence.target.logits.float().numpy(),
+        "val_logits": evidence.source_val.logits.float().numpy(),
+        "val_y": evidence.source_val.y.numpy(),
+    }
+    with path.open("wb") as file:
+        np.savez(file, **kept)
+
+
+def _weights_hash(network: Network) -> str:
+    digest = hashlib.sha256()
+    for value in checkpoint.module_state(network).values():
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def begin_memory(device: torch.device) -> None:
+    """Forget earlier peaks, where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Peaks in bytes: of the process, and of the GPU where there is one.
+
+    On Linux since `begin_memory`; elsewhere over the life of the process, which may have run other
+    cells before.
+    """
+    status = Path("/proc/self/status")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak *= 1 if sys.platform == "darwin" else 1024
+    if status.exists():
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                peak = 1024 * int(line.split()[1])
+    gpu = {"gpu": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
+    return {"process": peak, **gpu}
