@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -69,4 +72,92 @@ def sample(names, labels=True, methods=("source_only", "mcc"), n=60):
         command="domadapt adapt printed handwritten --out runs/first",
         created="2026-01-02T03:04:05+00:00",
         warnings=["Only 60 samples were scored."],
+    )
+
+
+CHOSEN = "Use the adapted model (mcc): estimated target accuracy about 82 %."
+FELL = "it predicts 1.0 classes in effect where source_only predicts 2.9"
+REFUSED = "The signs of its accuracy contradict each other: they lie between 12 and 97 %."
+SHARES = (
+    "The classes are not as frequent in the target as in the source: a (33 % in the source, about "
+    "61 % in the target). Try --method bbse."
+)
+
+
+def estimate(accuracy: float, low: float, high: float, **parts: float) -> dict[str, Any]:
+    return {"accuracy": accuracy, "low": low, "high": high, "parts": parts, "refused": ""}
+
+
+def judged(labels=True, names=("a", "b", "c"), **verdict):
+    """A report with a verdict over four candidates, of which two are as they come from `sample`.
+
+    mcc is chosen, entropy was set aside, and shot, which has no map either, has no estimate.
+    """
+    report = sample(names, labels=labels)
+    before, after = report.candidates
+    bare = {"embedding": None, "shift": {}}
+    others = [
+        dataclasses.replace(
+            after,
+            name="entropy",
+            method="entropy",
+            scores={"entropy": -0.01, "dev": -2345.6},
+            set_aside=[FELL],
+            estimate=dict.fromkeys(("accuracy", "low", "high"))
+            | {"parts": {}, "refused": "The candidate is broken."},
+            warnings=["The predictions have collapsed."],
+            **bare,
+        ),
+        dataclasses.replace(
+            after,
+            name="shot",
+            method="shot",
+            scores={"entropy": -0.4, "bnm": 0.5, "dev": 0.00012},
+            estimate=dict.fromkeys(("accuracy", "low", "high")) | {"parts": {}, "refused": REFUSED},
+            **bare,
+        ),
+    ]
+    before = dataclasses.replace(
+        before,
+        scores={"entropy": -1.5, "bnm": 0.5, "dev": -0.25},
+        estimate=estimate(0.33, 0.19, 0.48, transport=0.54, average_confidence=0.78),
+    )
+    after = dataclasses.replace(
+        after,
+        scores={"entropy": -0.5, "bnm": 0.75, "dev": -0.5},
+        estimate=estimate(0.82, 0.67, 0.97, transport=0.83),
+    )
+    said = {
+        "chosen": "mcc",
+        "sentence": CHOSEN,
+        "because": ["mcc keeps 59 % of it.", f"entropy was set aside: {FELL}."],
+        "ranking": {"mcc": 1.11, "shot": 0.7, "source_only": 0.46},
+        "set_aside": {"entropy": [FELL]},
+        "estimates": {},
+        "findings": [
+            {
+                "kind": "label shift",
+                "sentence": SHARES,
+                "method": "bbse",
+                "numbers": {"distance": 0.28, "share of a": 0.61},
+            }
+        ],
+        "prior_t": [0.61, 0.2, 0.19],
+        "baseline": "source_only",
+        "rule": "7",
+        "kept": "mcc",
+        "calibration": {
+            "temperature": 1.5,
+            "prior_s": [0.34, 0.33, 0.33],
+            "prior_t": [0.61, 0.2, 0.19],
+            "ece_before": 0.134,
+            "ece_after": 0.021,
+            "trust": "On held-out source samples they are off by 2.1 points on average.",
+        },
+        "portfolio": "3",
+        "budget": "standard",
+        "left_out": {"dan": "It needs BatchNorm."},
+    }
+    return dataclasses.replace(
+        report, candidates=[before, others[0], others[1], after], verdict=said | verdict
     )

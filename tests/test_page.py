@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from html.parser import HTMLParser
 
 import matplotlib.image
 import pytest
-from report_sample import sample
+from report_sample import CHOSEN, FELL, REFUSED, SHARES, judged, sample
 
 from domadapt.report.page import _mistakes, render
 from domadapt.report.report import Report
@@ -169,6 +170,135 @@ def test_the_page_is_drawn_again_from_the_file_byte_for_byte(tmp_path):
 def test_mistakes_are_told_in_words():
     target = {"confusion": [[5, 0, 0], [2, 1, 0], [0, 3, 4]]}
     assert _mistakes(target, "abc") == ["c taken for b: 3 of 7", "b taken for a: 2 of 3"]
+
+
+# With a verdict
+
+
+def words(html):
+    return " ".join(Outline(html).text.split())
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_page_with_a_verdict_opens_with_it_and_tells_all(labels):
+    report = judged(labels)
+    html = render(report)
+    text = words(html)
+    body = text[text.index("seed 3") :]
+    assert body.index(CHOSEN) < body.index("Estimated without target labels")
+    told = ("mcc keeps 59 % of it.", f"entropy was set aside: {FELL}.", SHARES, "dan was left out")
+    for part in (*told, f"No estimate for shot: {REFUSED}", "off by 2.1 points on average; with"):
+        assert part in text
+    assert "Chosen by rule 7 among source_only, entropy, shot and mcc" in text
+    assert "portfolio 3, budget standard" in text
+    assert "temperature of 1.50" in text
+    assert "a34.0 %61.0 %" in text, "the shares that the probabilities assume"
+    assert ("Measured with target labels, after the choice" in text) == labels
+    assert ("so the true accuracy cannot be known" in text) == (not labels)
+    first = Outline(html).all("svg")[0]["aria-label"]
+    assert "mcc 82 (67 to 97) %" in first
+    assert "shot not estimated" in first
+    assert "entropy not estimated" in first
+    assert ("measured" in first) == labels
+    assert html == render(Report.from_json(report.to_json()))
+
+
+def cells(html, heading, row):
+    """The values of one row of a table below a heading."""
+    after = html[html.index(f"<h2>{heading}</h2>") :]
+    found = re.search(rf'<th scope="row"[^>]*>{row}[ <].*?</tr>', after, re.DOTALL)
+    return re.findall(r"<td[^>]*>(.*?)</td>", found[0])
+
+
+def test_the_largest_score_of_a_row_is_marked_in_the_order_of_the_verdict():
+    html = render(judged())
+    # mcc, shot, source_only, and entropy, which was set aside and is the one that fools the score.
+    scores = "Scores without target labels"
+    assert cells(html, scores, "entropy") == [
+        *("−0.500", "−0.400", "−1.500"),
+        '<b class="best">−0.010</b>',
+    ]
+    assert cells(html, scores, "bnm") == ['<b class="best">0.750</b>', "0.500", "0.500", "–"]
+    assert cells(html, scores, "dev") == [
+        *("−0.500", '<b class="best">0.00012</b>', "−0.250", "−2,346")
+    ]
+    assert cells(html, scores, r"optimal transport \(COT\)") == ["83 %", "–", "54 %", "–"]
+    assert 'title="Fooled by confident mistakes and collapse to one class' in html
+
+
+def test_only_the_baseline_and_the_kept_model_stand_side_by_side():
+    html = render(judged())
+    assert "Of source_only and mcc." in words(html)
+    assert len(cells(html, "Measurements", "accuracy")) == 2
+    unfolded = re.findall(r"<details>.*?</details>", html, re.DOTALL)
+    curves = next(part for part in unfolded if "Learning curves of all 4 candidates" in part)
+    assert "entropy from" in curves
+    folded = re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)
+    assert "entropy from" not in folded
+    assert "source_only from" in folded
+
+
+def test_warnings_on_what_is_not_kept_are_folded_away():
+    report = dataclasses.replace(judged(), warnings=["entropy fell.", "mcc: sure.", "entropyx."])
+    html = render(report)
+    notice = re.search(r'<div class="notice" role="note">.*?</div>', html, re.DOTALL)[0]
+    assert "mcc: sure." in notice
+    assert "entropyx." in notice, "that is nobody's name"
+    assert "entropy fell." not in notice
+    assert "1 warning about entropy, which is not kept" in html
+
+
+def test_an_overruled_verdict_is_told():
+    report = judged(chosen="source_only", sentence="Keep the source-only model.")
+    assert "keeps mcc all the same" in words(render(report))
+    assert "the verdict is for the source-only model" in report.summary()
+    assert "all the same" not in words(render(judged()))
+
+
+def test_the_model_that_was_not_kept_has_no_gain_to_boast_of():
+    report = dataclasses.replace(judged(chosen="source_only"), chosen="source_only")
+    text = words(render(report))
+    assert "gain by adapting" not in text
+    assert "mcc against source-only" in text
+
+
+def test_a_verdict_with_the_least_in_it_is_drawn():
+    report = judged(findings=[], because=[], calibration=None, portfolio=None, left_out={})
+    text = words(render(report))
+    assert "Nothing was found" in text
+    assert "How far to trust" not in text
+    assert "--method auto" not in text
+    alone = dataclasses.replace(report, candidates=[report.candidates[0]], chosen="source_only")
+    assert "among source_only." in words(render(alone))
+
+
+def test_a_report_from_before_the_verdict_is_drawn_as_before():
+    report = sample("abc")
+    data = json.loads(report.to_json())
+    del data["verdict"]
+    for candidate in data["candidates"]:
+        for name in ("scores", "set_aside", "estimate"):
+            del candidate[name]
+    old = Report.from_json(json.dumps(data))
+    html = render(old)
+    assert html == render(report)
+    assert "Estimated without target labels" not in html
+    assert "<h2>Candidates</h2>" in html
+
+
+def test_hostile_text_of_a_verdict_stays_text():
+    bad = '"><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{'
+    report = judged(sentence=bad, because=[bad], left_out={bad: bad}, rule=bad, portfolio=bad)
+    report.verdict["findings"][0] |= {"kind": bad, "sentence": bad, "numbers": {bad: 1.0}}
+    report.verdict["calibration"]["trust"] = bad
+    entropy = dataclasses.replace(
+        report.candidates[1], name=bad, set_aside=[bad], scores={bad: 1.0}
+    )
+    report = dataclasses.replace(report, candidates=[entropy, *report.candidates[2:]])
+    page = Outline(render(report))
+    assert not page.all("script")
+    assert not page.all("img")
+    assert not [a for _, attrs in page.tags for a in attrs if a.startswith("on")]
 
 
 def browse(page, out, *flags):

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 import torch
-from report_sample import sample
+from report_sample import CHOSEN, FELL, REFUSED, SHARES, judged, sample
 
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs
@@ -98,6 +98,72 @@ def test_summary_without_labels_says_what_cannot_be_known():
     assert "target accuracy" not in text
     for c in report.candidates:
         assert f"entropy {c.label_free['entropy']:.3f}" in text
+
+
+def test_summary_opens_with_the_verdict_and_has_a_line_for_each_candidate():
+    report = judged()
+    lines = report.summary().split("\n")
+    assert lines[:2] == [CHOSEN, "printed->handwritten (transductive), model kept: mcc"]
+    true = {c.name: f"{100 * c.target['accuracy']:.1f}" for c in report.candidates}
+    table = [line.split() for line in lines[2:7]]
+    assert table == [
+        *(["candidate", "estimate,", "90", "%", "interval", "true"],),
+        *(["mcc", "82", "(67", "to", "97)", true["mcc"], "kept"],),
+        *(["shot", "not", "estimated", true["shot"]],),
+        *(["source_only", "33", "(19", "to", "48)", true["source_only"]],),
+        *(["entropy", "not", "estimated", true["entropy"], "set", "aside"],),
+    ]
+    text = "\n".join(lines)
+    for part in (FELL, REFUSED, SHARES, f"{100 * report.gain():+.1f} points", "dan was left out"):
+        assert text.count(part) == 1
+    # Scores of each candidate are the page's.
+    assert "effective classes" not in text
+
+
+def test_summary_of_a_verdict_without_labels_claims_no_truth():
+    text = judged(labels=False).summary()
+    assert "cannot be known" in text
+    assert "true" not in text.lower()
+    assert "82 (67 to 97)" in text
+
+
+def test_candidates_are_ranked_by_the_verdict():
+    report = judged()
+    assert [c.name for c in report.ranked] == ["mcc", "shot", "source_only", "entropy"]
+    # The one that is shown beside a kept source_only is the best of the others, not the first.
+    kept = dataclasses.replace(report, chosen="source_only")
+    assert kept.adapted.name == "mcc"
+    assert [c.name for c in sample(ABC).ranked] == ["source_only", "mcc"]
+
+
+def test_estimates_are_drawn_where_they_are():
+    report = judged()
+    true = {c.name: 100 * c.target["accuracy"] for c in report.candidates}
+    ax = figures.accuracy_estimates(report.ranked, "mcc").axes[0]
+    drawn = [(line.get_marker(), line.get_xdata().tolist()) for line in ax.lines]
+    assert [x for marker, x in drawn if marker == "None"] == [[67, 97], [19, 48]]
+    assert [x for marker, x in drawn if marker == "o"] == [[82], [33]]
+    order = ["mcc", "shot", "source_only", "entropy"]
+    assert [x for marker, x in drawn if marker == "D"] == [[true[name]] for name in order]
+    # Nothing that was seen with labels is drawn without labels.
+    unseen = figures.accuracy_estimates(judged(labels=False).ranked, "mcc")
+    assert not [line for line in unseen.axes[0].lines if line.get_marker() == "D"]
+    assert not [text for text in texts_of(unseen) if "measured" in text]
+    written = " ".join(texts_of(unseen))
+    assert "mcc (chosen) 82 % (67 to 97 %)" in written
+    assert f"Set aside: {FELL}." in written
+    assert REFUSED in written
+
+
+def test_intervals_stand_below_their_names_from_top_to_bottom():
+    ax = figures.accuracy_estimates(judged().ranked, "mcc").axes[0]
+    names = ("mcc (chosen)", "shot", "source_only", "entropy")
+    heights = {t.get_text(): t.get_position()[1] for t in ax.texts}
+    bars = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "D"]
+    rows = [y for name, bar in zip(names, bars, strict=True) for y in (heights[name], bar)]
+    assert rows == sorted(rows)
+    assert ax.get_ylim()[0] > bars[-1]
+    assert ax.get_ylim()[1] == 0, "the first candidate is on top"
 
 
 def test_describe_tells_the_splits():

@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -435,6 +436,102 @@ def per_class_accuracy(
     ]
     _legend(figure, handles, 2, loc="outside upper left")
     return figure
+
+
+#: Height of a line of text in a list of estimates, in inches, and letters of a line of reasons.
+_LINE, _LETTERS = 0.165, 56
+
+
+def accuracy_estimates(candidates: Sequence[Candidate], chosen: str) -> Figure:
+    """The estimated target accuracy of each candidate with its 90 % interval, one below another.
+
+    The chosen one is coloured and bold; one that was set aside is grey and dashed, with the reason
+    below its name; where nothing is estimated, the reason stands instead. Where the target has
+    labels, a diamond marks the accuracy measured with them.
+    """
+    blocks = [_reasons(c) for c in candidates]
+    # A line for the name, one for each line of reasons, one for the interval, and a gap.
+    heights = [
+        1.6 + len(lines) + (_interval(c) is not None or c.target is not None)
+        for c, lines in zip(candidates, blocks, strict=True)
+    ]
+    figure = _figure(4.1, _LINE * sum(heights) + 0.85)
+    ax = figure.subplots()
+    top = 0.0
+    for c, lines, height in zip(candidates, blocks, heights, strict=True):
+        _draw_estimate(ax, c, lines, top, chosen)
+        top += height
+    _dress(ax, None, grid="x")
+    ax.spines["left"].set_visible(False)
+    ax.set(xlim=(0, 100), ylim=(top - 0.2, 0), yticks=[], xlabel="accuracy on the target, %")
+    handles = [
+        Line2D(
+            *([], []),
+            color=INK,
+            alpha=0.7,
+            marker="o",
+            markersize=5,
+            label="estimate, 90 % interval",
+        )
+    ]
+    if any(c.target is not None for c in candidates):
+        handles.append(_dot(TARGET, "D", "measured with labels afterwards"))
+    _legend(figure, handles, 2, loc="outside upper left")
+    return figure
+
+
+def _reasons(candidate: Candidate) -> list[str]:
+    """Why a candidate was set aside, or has no estimate, in lines."""
+    refused = (candidate.estimate or {}).get("refused")
+    words = f"Set aside: {'; '.join(candidate.set_aside)}." if candidate.set_aside else refused
+    clean = "".join(c if c.isprintable() else " " for c in words or "")
+    return [line.replace("$", r"\$") for line in textwrap.wrap(clean, _LETTERS)]
+
+
+def _interval(candidate: Candidate) -> tuple[float, float, float] | None:
+    """Estimate, lower and upper end; None where there is no estimate."""
+    given = candidate.estimate or {}
+    values = [given.get(key) for key in ("accuracy", "low", "high")]
+    middle, low, high = (None if v is None else float(v) for v in values)
+    return None if middle is None or low is None or high is None else (middle, low, high)
+
+
+def _draw_estimate(
+    ax: Axes, candidate: Candidate, lines: Sequence[str], top: float, chosen: str
+) -> None:
+    """One candidate of `accuracy_estimates`, from the height `top` downwards."""
+    interval = _interval(candidate)
+    mine, aside = candidate.name == chosen, bool(candidate.set_aside)
+    colour, alpha = (BEFORE, 1.0) if aside else (AFTER, 1.0) if mine else (INK, 0.7)
+    words = "not estimated"
+    if interval is not None:
+        words = "{:.0f} % ({:.0f} to {:.0f} %)".format(*(100 * v for v in interval))
+    name = plain(candidate.name) + (" (chosen)" if mine else "")
+    bold = "bold" if mine else "normal"
+    faint = 0.7 if aside else 1.0
+    style: dict[str, Any] = {"color": INK, "alpha": faint, "va": "center"}
+    ax.text(0, top + 0.7, name, ha="left", fontsize=8.5, fontweight=bold, **style)
+    ax.text(100, top + 0.7, words, ha="right", fontsize=8.5, fontweight=bold, **style)
+    for i, line in enumerate(lines):
+        ax.text(0, top + 1.65 + i, line, fontsize=7.5, **style)
+    at = top + 1.65 + len(lines)
+    if interval is not None:
+        middle, low, high = interval
+        ax.plot(
+            [100 * low, 100 * high],
+            [at, at],
+            color=colour,
+            alpha=alpha,
+            linewidth=3.2 if mine else 2.2,
+            linestyle=(0, (1.6, 1.2)) if aside else "-",
+            solid_capstyle="round",
+        )
+        ax.plot(
+            100 * middle, at, marker="o", color=colour, markersize=7 if mine else 6, clip_on=False
+        )
+    if candidate.target is not None:
+        true = 100 * candidate.target["accuracy"]
+        ax.plot(true, at, marker="D", color=TARGET, markersize=5, clip_on=False)
 
 
 def confidence_histogram(

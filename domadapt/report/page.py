@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from domadapt.doctor.findings import alignment
 from domadapt.regression import written
-from domadapt.report import figures
+from domadapt.report import figures, trust
 from domadapt.report.regression import Row, per_output, value_panels
 from domadapt.report.report import BASELINE, Candidate, Report
+from domadapt.report.summary import estimate_in_words, overruled, refusals, sorted_warnings
 
 #: Key in a Candidate, name, how to read it, and how it is written.
 _TARGET = (
@@ -97,13 +98,14 @@ def _setting(value: Any) -> str:
     return str(value)
 
 
-def _groups(report: Report) -> list[tuple[str, list[Row]]]:
+def _groups(report: Report, found: Sequence[Candidate]) -> list[tuple[str, list[Row]]]:
     """The table of candidates, transposed: it has few columns and fits a narrow screen."""
-    found = report.candidates
     k = len(report.task["class_names"])
 
     def rows(attribute: str, known: Mapping[str, tuple[str, str, str]]) -> list[Row]:
         keys = list(dict.fromkeys(key for c in found for key in getattr(c, attribute)))
+        # What stands among the scores of the validators, with another sign, is not said twice.
+        keys = [key for key in keys if not any(key in c.scores for c in found)]
         keys.sort(key=lambda key: list(known).index(key) if key in known else len(known))
         lines = []
         for key in keys:
@@ -154,16 +156,16 @@ class _Drawer:
         return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(words)}"', 1))
 
 
-def _curves(report: Report, draw: _Drawer) -> list[Markup]:
+def _curves(candidates: Sequence[Candidate], draw: _Drawer) -> list[Markup]:
     drawn = []
-    for term in figures.loss_terms(report.candidates):
+    for term in figures.loss_terms(candidates):
         parts = []
-        for c in report.candidates:
+        for c in candidates:
             known = [v for v in c.history.get(term, []) if math.isfinite(v)]
             if known:
                 parts.append(f"{c.name} from {known[0]:.3g} to {known[-1]:.3g}")
         words = f"Learning curve of the {figures.title_of(term)}: {'; '.join(parts) or 'no value'}."
-        drawn.append(draw(figures.learning_curve(report.candidates, term), words))
+        drawn.append(draw(figures.learning_curve(candidates, term), words))
     return drawn
 
 
@@ -175,11 +177,10 @@ def _latest(candidate: Candidate, key: str) -> float | None:
 _ACCURACY = "doctor/discriminator_accuracy/"
 
 
-def _diagnosis(report: Report, draw: _Drawer) -> list[Markup]:
+def _diagnosis(report: Report, found: Sequence[Candidate], draw: _Drawer) -> list[Markup]:
     """What the doctor measured, a panel for each thing that any candidate has."""
     # It looks at the network in training, which has no output "unknown" yet.
     k = len(report.task["class_names"]) - bool(report.task.get("open_set"))
-    found = report.candidates
     judged = list(dict.fromkeys(n for c in found for n in c.history if n.startswith(_ACCURACY)))
     panels: tuple[tuple[list[str], str, float | None, tuple[float, str] | None], ...] = (
         (["doctor/adaptation_share"], "adaptation's share of the gradient", 1.02, None),
@@ -331,16 +332,63 @@ def _settings(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
+def _tied(sentence: str) -> str:
+    """A sentence in which no line ends between a number and its percent sign."""
+    return sentence.replace(" %", "\u00a0%")
+
+
+def _estimates(report: Report, draw: _Drawer) -> Markup:
+    """The figure of the estimated accuracies."""
+    verdict = report.verdict or {}
+    chosen = verdict.get("chosen", report.chosen)
+    said = []
+    for c in report.ranked:
+        words = estimate_in_words(c.estimate)
+        line = f"{c.name} {words if words == 'not estimated' else words + ' %'}"
+        line += f", measured {100 * c.target['accuracy']:.1f} %" if c.target is not None else ""
+        line += ", chosen" if c.name == chosen else ", set aside" if c.set_aside else ""
+        said.append(line)
+    figure = figures.accuracy_estimates(report.ranked, chosen)
+    return draw(figure, f"Estimated target accuracy with 90 % interval: {'; '.join(said)}.")
+
+
+def _trust(report: Report, draw: _Drawer) -> dict[str, Any] | None:
+    """What the page says of the verdict; None where there is none."""
+    verdict = report.verdict
+    if verdict is None:
+        return None
+    return {
+        "sentence": verdict["sentence"],
+        "overruled": overruled(report),
+        "figure": _estimates(report, draw),
+        "because": verdict.get("because") or [],
+        "refusals": refusals(report),
+        "standings": trust.standings(report),
+        "provenance": trust.provenance(report),
+        "left_out": verdict.get("left_out") or {},
+        "findings": trust.findings(verdict),
+        "calibration": trust.calibration(report),
+        "ranked": report.ranked,
+        "scores": trust.scores_table(report.ranked),
+        "parts": trust.parts_table(report.ranked),
+    }
+
+
 def render(report: Report) -> str:
     """The page of `report` as HTML: inline styles and figures, no script, no network.
 
-    Figures show the source-only candidate and the adapted one (see `Report.adapted`); the table
-    and the learning curves show all candidates.
+    Figures and measurements show the source-only candidate and the adapted one (see
+    `Report.adapted`). The verdict, its tables, and, to unfold, the curves show all candidates.
     """
     before, after = report.baseline, report.adapted
     shown = [c for c in (before, after) if c is not None]
+    others = [c for c in report.ranked if c not in shown]
+    # In this order everywhere, so that a candidate has one colour.
+    everyone = [*shown, *others]
+    compared = shown if report.verdict is not None else report.candidates
     chosen = next(c for c in report.candidates if c.name == report.chosen)
     names = report.task["class_names"]
+    warnings, other_warnings = sorted_warnings(report)
     draw = _Drawer()
     environment = Environment(
         loader=PackageLoader("domadapt", "report"),
@@ -352,21 +400,30 @@ def render(report: Report) -> str:
     main = after or chosen
     page = "regression.html.j2" if report.regression else "page.html.j2"
     environment.filters["written"] = written
+    environment.filters["tied"] = _tied
     return environment.get_template(page).render(
         report=report,
         task=report.task,
         chosen=chosen,
         before=before,
         after=after,
+        compared=compared,
+        warnings=warnings,
+        other_warnings=other_warnings,
+        trust=_trust(report, draw),
         gain=report.gain(),
         scored=next((c.target for c in report.candidates if c.target is not None), None),
-        groups=_groups(report),
+        groups=_groups(report, compared),
         tiles=_tiles(shown or [chosen], len(names)),
-        curves=_curves(report, draw),
-        weights=_weights(report.candidates),
-        diagnosis=_diagnosis(report, draw),
-        alignments=_alignments(report.candidates),
-        findings=sum(len(c.warnings) for c in report.candidates),
+        curves=_curves(shown, draw),
+        weights=_weights(shown),
+        other_curves=_curves(everyone, draw) if others else [],
+        other_weights=_weights(others),
+        diagnosis=_diagnosis(report, shown, draw),
+        alignments=_alignments(shown),
+        findings=sum(len(c.warnings) for c in shown),
+        other_diagnosis=_diagnosis(report, everyone, draw) if others else [],
+        other_findings=[f"{c.name}: {line}" for c in others for line in c.warnings],
         maps=_maps(report, draw, shown),
         values=value_panels(report, shown, draw),
         per_class=None if report.regression else _per_class(before, main, names, draw),

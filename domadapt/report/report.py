@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from domadapt.errors import DomadaptError
-from domadapt.regression import fifth_names, written
+from domadapt.regression import fifth_names
 from domadapt.task import Task
 
 SCHEMA_VERSION = 1
@@ -110,7 +110,7 @@ class Report:
         created: time of writing, ISO 8601.
         warnings: sentences that a reader must not miss.
         verdict: which model was chosen and why, from evidence without target labels
-            (`domadapt.selection.verdict.Verdict`) as a dictionary; None where only one was trained.
+            (`domadapt.selection.verdict.Verdict`) as a dictionary; None of a regression.
         schema_version: of this form.
     """
 
@@ -151,9 +151,21 @@ class Report:
 
     @property
     def adapted(self) -> Candidate | None:
-        """The chosen candidate, or the first adapted one where the baseline was chosen."""
-        others = [c for c in self.candidates if c.method != BASELINE]
+        """The chosen candidate, or the best-ranked adapted one where the baseline was chosen."""
+        others = [c for c in self.ranked if c.method != BASELINE]
         return next((c for c in others if c.name == self.chosen), others[0] if others else None)
+
+    @property
+    def ranked(self) -> list[Candidate]:
+        """The candidates in the order of the verdict, those that were set aside last.
+
+        As they were trained where there is no verdict, and among those set aside.
+        """
+        order = list((self.verdict or {}).get("ranking", {}))
+        return sorted(
+            self.candidates,
+            key=lambda c: order.index(c.name) if c.name in order else len(order),
+        )
 
     def to_json(self) -> str:
         """This report as JSON text; a number that is not finite becomes null."""
@@ -204,45 +216,10 @@ class Report:
         return cls.from_json(text)
 
     def summary(self) -> str:
-        """A few plain lines for the terminal."""
-        how = "transductive" if self.task.get("transductive") else "inductive"
-        lines = [f"{self.task['name']} ({how}), model kept: {self.chosen}"]
-        if self.verdict is not None:
-            lines.insert(0, self.verdict["sentence"])
-            lines += [f"  {sentence}" for sentence in self.verdict["because"]]
-            lines += [f"  {finding['sentence']}" for finding in self.verdict["findings"]]
-        width = max(len(c.name) for c in self.candidates)
-        scored = [c for c in self.candidates if c.target is not None]
-        for c in scored:
-            assert c.target is not None
-            if self.regression:
-                lines.append(f"  {c.name:<{width}}  target {_errors(c.target)}")
-                continue
-            lines.append(
-                f"  {c.name:<{width}}  target accuracy {c.target['accuracy']:.3f}"
-                f"  (macro F1 {c.target['macro_f1']:.3f}, {c.target['n']:,} samples)"
-                + (f", h score {c.target['h_score']:.3f}" if "h_score" in c.target else "")
-            )
-        gain = self.gain()
-        if gain is not None and self.adapted is not None and self.regression:
-            more = "more" if gain < 0 else "less"
-            lines.append(
-                f"  {self.adapted.name} against source-only: {written(abs(gain))} {more} error"
-            )
-        elif gain is not None and self.adapted is not None:
-            lines.append(f"  {self.adapted.name} against source-only: {100 * gain:+.1f} points")
-        if not scored:
-            what = "the error on it" if self.regression else "its accuracy"
-            lines.append(
-                f"  The target has no labels: {what}, and whether adapting helped, cannot be known."
-            )
-        of = "error" if self.regression else "accuracy"
-        lines.append(f"  Without target labels (no {of} on the target):")
-        for c in self.candidates:
-            found = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in c.label_free.items())
-            lines.append(f"  {c.name:<{width}}  {found or 'not computed'}")
-        lines += [f"  Warning: {w}" for w in self.warnings]
-        return "\n".join(lines)
+        """A few plain lines for the terminal; the verdict first, where there is one."""
+        from domadapt.report.summary import summary
+
+        return summary(self)
 
     def gain(self) -> float | None:
         """Target accuracy of `adapted` minus that of `baseline`; None where either is unknown.
@@ -261,15 +238,6 @@ _FOREIGN = (
     "This is not a report of domadapt: report.json must be the JSON text that `domadapt adapt` "
     "wrote. Give another run folder, or run it again."
 )
-
-
-def _errors(target: Mapping[str, Any]) -> str:
-    """The scores of a regression in a line."""
-    r2 = "undefined" if target["r2"] is None else f"{target['r2']:.3f}"
-    return (
-        f"mean absolute error {written(target['mae'])}  (RMSE {written(target['rmse'])}, R2 {r2}, "
-        f"{target['n']:,} samples)"
-    )
 
 
 def _finite(value: Any) -> Any:
