@@ -18,10 +18,9 @@ from torch import Tensor
 
 from domadapt.selection.evidence import Evidence
 from domadapt.selection.predictions import mutual_information
-from domadapt.selection.validators import by_class_ami
 
 #: The version of the rule and of its constants, which were chosen on digits and HAR tasks.
-RULE = "2"
+RULE = "1"
 #: The least share of source_only's confident predictions that a candidate keeps, as a multiple of
 #: the median over the adapted candidates.
 KEPT_OF_MEDIAN = 0.8
@@ -29,9 +28,8 @@ KEPT_OF_MEDIAN = 0.8
 KEPT_ALONE = 0.5
 #: From how many adapted candidates on their median says something.
 ENOUGH = 3
-#: What agreement with the most similar candidates, and the structure of the features, count beside
-#: information maximisation.
-AGREEMENT, STRUCTURE = 0.2, 0.5
+#: What agreement with the most similar candidates counts beside information maximisation.
+AGREEMENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class Choice:
         kept: the share of the baseline's confident predictions that each one keeps, by name.
         information: `information_maximisation` over log(classes), in [0, 1], by name.
         agreement: mean agreement with the most similar other candidates, by name.
-        structure: `class_ami` of `domadapt.selection.validators`, at most 1, by name.
     """
 
     ranking: dict[str, float]
@@ -52,7 +49,6 @@ class Choice:
     kept: dict[str, float]
     information: dict[str, float]
     agreement: dict[str, float]
-    structure: dict[str, float]
 
 
 def choose(candidates: Sequence[Evidence], baseline: str) -> Choice:
@@ -61,11 +57,10 @@ def choose(candidates: Sequence[Evidence], baseline: str) -> Choice:
     1. Candidates that keep too little of the baseline are unsafe (`kept`): less than 0.8 of the
        median over the adapted ones; with one or two of them, less than half.
     2. One adapted candidate that is left is chosen: nothing speaks against it.
-    3. Of several, and the baseline, the largest ``I + 0.2 A + 0.5 C`` is: ``I = (H(mean p) - mean
-       H(p)) / log(classes)``; A the mean agreement of decisions with the most similar candidates, a
-       sixth of them and at least two, since what differently trained candidates say alike is more
-       probably so; C the adjusted mutual information of decisions and clusters of the features
-       (`domadapt.selection.validators.by_class_ami`).
+    3. Of several, and the baseline, the largest ``I + 0.5 A`` is: ``I = (H(mean p) - mean H(p)) /
+       log(classes)`` and A the mean agreement of decisions with the most similar candidates, a
+       sixth of them and at least two. What differently trained candidates say alike is more
+       probably so.
     """
     before = next(e for e in candidates if e.name == baseline)
     adapted = [e for e in candidates if e.name != baseline]
@@ -86,18 +81,13 @@ def choose(candidates: Sequence[Evidence], baseline: str) -> Choice:
     safe = [e for e in candidates if e.name not in unsafe]
     information = {e.name: mutual_information(e.target.logits) / math.log(e.classes) for e in safe}
     agreement = nearest_agreement({e.name: decided[e.name] for e in safe})
-    structure = {e.name: by_class_ami(e) for e in safe}
-    scores = {
-        name: information[name] + AGREEMENT * agreement[name] + STRUCTURE * structure[name]
-        for name in information
-    }
+    scores = {e.name: information[e.name] + AGREEMENT * agreement[e.name] for e in safe}
     # Of equal ones the baseline is kept; the order in which candidates are given decides nothing.
     order = sorted(scores, key=lambda name: (-scores[name], name != baseline, name))
     if len(safe) == 2:
         # Nothing to compare the one adapted candidate with but what it began from.
         order.sort(key=lambda name: name == baseline)
-    ranking = {name: scores[name] for name in order}
-    return Choice(ranking, unsafe, shares, information, agreement, structure)
+    return Choice({n: scores[n] for n in order}, unsafe, shares, information, agreement)
 
 
 def kept(baseline: Evidence, candidate: Evidence) -> float:
