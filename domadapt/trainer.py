@@ -362,14 +362,17 @@ class Trainer:
                 decay = min(training.ema, (1 + step) / (10 + step))
                 ops.ema_update(self.average, method.network, decay)
             self.step = step + 1
-            if self.step % training.log_every == 0 or self.step == self.steps:
-                self._log(window, bare, time.perf_counter() - started, on_log)
-                self._maybe_save(bare)
             if watch is not None and self.step in [int(self.steps * share) for share in CHECKS]:
                 self._share_buffers()
                 self.stopped = watch(method.network)
-                if self.stopped:
-                    break
+            due = self.step % training.log_every == 0 or self.step == self.steps
+            if due or self.stopped:
+                self._log(window, bare, time.perf_counter() - started, on_log)
+            # What is stopped saves nothing more: a run that is killed now asks again.
+            if self.stopped:
+                break
+            if due:
+                self._maybe_save(bare)
         if self.track is not None:
             accelerator.end_training()
         self._share_buffers()

@@ -88,7 +88,7 @@ def finished(place: Path) -> Path:
     """A finished run over the arrays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        line = "adapt s.npz t.npz --steps 40 --out done --device cpu"
+        line = "adapt s.npz t.npz --method mcc --keep adapted --steps 40 --out done --device cpu"
         patch.setattr(sys, "argv", ["domadapt", *line.split()])
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -186,12 +186,12 @@ MISTAKES = {
     ADAPT + "--method none.py": ["none.py"],
     ADAPT + "--model lenett": ["'lenett'", "'lenet'"],
     ADAPT + "--model none.py:f": ["none.py"],
-    ADAPT + "--temperatur 3": ["--temperatur", "--temperature"],
+    ADAPT + "--method mcc --temperatur 3": ["--temperatur", "--temperature"],
     ADAPT + "--method dann+mcc --temperature 3": ["--mcc.temperature"],
     ADAPT + "--method dan --temperature 3": ["--temperature"],
     ADAPT + "--step 3": ["--step", "--steps"],
-    ADAPT + "--temperature abc": ["temperature", "number", "'abc'"],
-    ADAPT + "--temperature": ["--temperature needs a value"],
+    ADAPT + "--method mcc --temperature abc": ["temperature", "number", "'abc'"],
+    ADAPT + "--method mcc --temperature": ["--temperature needs a value"],
     ADAPT + "--method dan --estimator best": ["estimator", "'biased'", "'best'"],
     ADAPT + "--method dan --kernels 2.5": ["kernels", "whole number", "'2.5'"],
     ADAPT + "--steps abc": ["--steps", "integer", "'abc'"],
@@ -301,7 +301,7 @@ def test_torn_and_foreign_files_are_refused(
 def test_a_refused_run_may_be_corrected(run: Run, here: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     mistake(run(f"adapt s.npz t.npz --out {out} --steps 2 --model lenett"))
-    mistake(run(f"adapt s.npz t.npz --out {out} --steps 2 --temperature x"))
+    mistake(run(f"adapt s.npz t.npz --out {out} --steps 2 --method mcc --temperature x"))
     assert run(f"adapt s.npz t.npz --out {out} --steps 2 --method source_only").code == 0
 
 
@@ -351,7 +351,7 @@ def test_a_finished_run(finished: Path) -> None:
 
 
 def test_plain_lines_without_a_terminal(run: Run, here: Path, tmp_path: Path) -> None:
-    said = run(f"adapt s.npz t.npz --steps 100 --out {tmp_path / 'r'}")
+    said = run(f"adapt s.npz t.npz --method mcc --keep adapted --steps 100 --out {tmp_path / 'r'}")
     assert said.code == 0
     assert "\x1b" not in said.err + said.out
     lines = said.err.splitlines()
@@ -432,7 +432,7 @@ def test_target_test_is_what_is_scored(run: Run, here: Path, tmp_path: Path) -> 
     np.savez(tmp_path / "test.npz", x=x[:30], y=y[:30])
     said = run(
         f"adapt s.npz bare.npy --target-test {tmp_path / 'test.npz'} --steps 30 --out {out} "
-        "--metric macro_f1"
+        "--method mcc --keep adapted --metric macro_f1"
     )
     assert said.code == 0, said.err
     report = json.loads((out / "report.json").read_text())
@@ -580,7 +580,9 @@ def test_own_method_and_own_backbone(run: Run, here: Path, tmp_path: Path) -> No
     assert run(f"predict {out} t.npz").code == 0
 
 
-@pytest.mark.parametrize(("what", "name"), [("methods", "mcc"), ("models", "lenet")])
+@pytest.mark.parametrize(
+    ("what", "name"), [("methods", "mcc"), ("models", "lenet"), ("validators", "class_ami")]
+)
 def test_list(run: Run, what: str, name: str) -> None:
     said = run(f"list {what}")
     assert said.code == 0

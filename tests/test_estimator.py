@@ -86,7 +86,7 @@ def test_it_trains_the_very_network_that_adapt_trains(method):
     model = DomainAdaptationClassifier(method, training=FIVE, random_state=3)
     p = model.fit(x_s, y_s, X_target=x_t).predict_proba(x_t)
     task = Task(from_arrays(x_s, y_s), from_arrays(x_t), split_seed=3)
-    network, report = adapt(task, "mlp", method, training=FIVE, seed=3, look=False)
+    network, report = adapt(task, "mlp", method, training=FIVE, seed=3, look=False, keep="adapted")
     with torch.no_grad():
         expected = network(torch.from_numpy(x_t).float()).softmax(1).numpy()
     np.testing.assert_array_equal(p, expected)

@@ -565,6 +565,9 @@ def test_the_command_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None
     assert "--task-type regression" in err
     code, _, err = run(f"{asked} --task-type regression")
     assert code == 2
+    assert "name a method: --method dan" in err
+    code, _, err = run(f"{asked} --task-type regression --method mcc")
+    assert code == 2
     assert "mcc needs classes" in err
     assert not out.exists()
     asked += " --task-type regression --method dan"

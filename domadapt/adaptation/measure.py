@@ -91,8 +91,11 @@ def measure(
 
 
 def _predicted(task: Task, outputs: Outputs) -> Tensor:
-    """Class probabilities, or the values of a regression."""
-    return outputs.logits if task.regression else outputs.logits.softmax(1)
+    """Class probabilities in float64, or the values of a regression.
+
+    A temperature may still make something of a probability that float32 would round to 0.
+    """
+    return outputs.logits if task.regression else outputs.logits.double().softmax(1)
 
 
 def _values(task: Task, source_val: Outputs | None, test: Outputs, seed: int) -> dict[str, Any]:

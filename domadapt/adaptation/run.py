@@ -393,7 +393,7 @@ def _with_evidence(measured: Measured, judged: _Judged) -> Measured:
 def _calibrated(measured: Measured, calibration: Calibration) -> Measured:
     """A candidate whose predictions on the target bear the calibration."""
     predictions = {
-        split: calibration.probabilities(p.clamp_min(1e-30).log()).float()
+        split: calibration.probabilities(p.clamp_min(1e-300).log()).float()
         for split, p in measured.predictions.items()
     }
     return replace(measured, predictions=predictions)
