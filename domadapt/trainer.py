@@ -378,7 +378,7 @@ class Trainer:
         self._share_buffers()
         network = method.adapted() if self.average is None else self.average
         if training.channels_last and self.task.kind == "image":
-            # What leaves is laid out as a model read from a file is, so that both give the same bits.
+            # Laid out as a model that is read from a file is, so that both give the same bits.
             network.to(memory_format=torch.contiguous_format)
         network = rows.folded(network, self.features)
         broken = [n for n, p in network.named_parameters() if not torch.isfinite(p).all()]
