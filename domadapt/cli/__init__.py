@@ -20,7 +20,17 @@ from domadapt.cli.flags import known_flags, take_method_flags
 from domadapt.errors import DomadaptError
 
 #: The files of the commands, in the order of ``--help``.
-_COMMANDS = ("adapt", "tune", "benchmark", "use", "report", "audit", "listing", "selftest")
+_COMMANDS = (
+    "adapt",
+    "tune",
+    "benchmark",
+    "use",
+    "report",
+    "audit",
+    "transferability",
+    "listing",
+    "selftest",
+)
 for _file in _COMMANDS:
     importlib.import_module(f"domadapt.cli.{_file}")
 

@@ -127,5 +127,11 @@ def nleep(
     with warnings.catch_warnings():
         # A posterior that has not quite settled is as good a clustering.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        posterior = mixture.fit(reduced).predict_proba(reduced)
+        try:
+            posterior = mixture.fit(reduced).predict_proba(reduced)
+        except ValueError as error:
+            raise DomadaptError(
+                f"No mixture of {mixture.n_components} Gaussians ({covariance} covariances) fits "
+                "these features; ask for fewer components, or diagonal covariances."
+            ) from error
     return leep(posterior, y)
