@@ -258,10 +258,12 @@ def test_what_diverges_is_left_out_and_what_collapses_is_stopped(tmp_path: Path)
     assert report.verdict is not None
     assert list(report.verdict["left_out"]) == ["toy_diverges"]
     assert "the loss term 'toy' became NaN" in report.verdict["left_out"]["toy_diverges"]
-    reason = "it predicted 1.0 classes in effect where source_only predicts 2.9"
+    reason = "its predictions fell into 1.0 classes in effect, those of source_only into 2.9"
     first, second = report.verdict["set_aside"]["toy_collapses"][:2]
     assert first == f"its training was stopped early: {reason}"
-    assert second == "it predicts 1.0 classes in effect where source_only predicts 2.9"
+    assert (
+        second == "its predictions fall into 1.0 classes in effect, those of source_only into 2.9"
+    )
     assert any(s.startswith("toy_collapses was set aside:") for s in report.verdict["because"])
     assert report.candidates[1].set_aside == report.verdict["set_aside"]["toy_collapses"]
     assert report.chosen == "mcc"

@@ -101,7 +101,7 @@ def test_half_of_the_classes_is_let_pass_and_less_is_not() -> None:
     assert guard(two, BEFORE) == []
     fewer = candidate("a", sure(0, 0, 0, 1))
     assert guard(fewer, BEFORE) == [
-        "it predicts 1.8 classes in effect where source_only predicts 4.0"
+        "its predictions fall into 1.8 classes in effect, those of source_only into 4.0"
     ]
     # It is a share of what the baseline predicts, not of the classes there are.
     assert guard(fewer, candidate("source_only", sure(0, 1, 2, 2))) == []
@@ -111,7 +111,9 @@ def test_one_class_of_two_is_a_collapse() -> None:
     """Half of two classes is one, and certain predictions of one class are never fewer."""
     two = candidate("source_only", sure(0, 0, 1, 1))
     reasons = guard(candidate("a", sure(0, 0, 0, 0)), two)
-    assert reasons == ["it predicts 1.0 classes in effect where source_only predicts 2.0"]
+    assert reasons == [
+        "its predictions fall into 1.0 classes in effect, those of source_only into 2.0"
+    ]
     # A tenth of the samples in the other class: exp H(.1, .9) = 1.38.
     rare = candidate("a", sure(0, 0, 0, 0, 0, 0, 0, 0, 0, 1))
     assert guard(rare, candidate("source_only", sure(*([0, 1] * 5)))) == []
@@ -218,7 +220,7 @@ def test_the_baseline_is_never_set_aside_for_what_it_is_measured_by() -> None:
 def test_all_reasons_are_told() -> None:
     target = Outputs(sure(0, 0, 0, 0), torch.ones(4, 3))
     found = guard(replace(candidate("a", EVEN, 10), target=target), BEFORE)
-    assert [reason.split()[1] for reason in found] == ["predicts", "lost", "target"]
+    assert [reason.split()[1] for reason in found] == ["predictions", "lost", "target"]
 
 
 # On the way ------------------------------------------------------------------------------------
@@ -253,15 +255,15 @@ def test_hopeless_by_a_quarter_of_the_classes() -> None:
     assert asked(saying(*([0, 1, 2, 3] * 3))) == ""
     assert asked(saying(*([0, 1, 2] * 4))) == ""
     assert asked(saying(*([0, 1] * 6))) == (
-        "it predicted 2.0 classes in effect where source_only predicts 12.0"
+        "its predictions fell into 2.0 classes in effect, those of source_only into 12.0"
     )
     # A quarter of three is less than one; a single class is hopeless all the same.
     asked = hopeless(saying(*([0, 1, 2] * 4)), target, views)
     assert asked(saying(*([0, 1] * 6))) == ""
-    assert asked(saying(*([0] * 12))).startswith("it predicted 1.0 classes")
+    assert asked(saying(*([0] * 12))).startswith("its predictions fell into 1.0 classes")
     broken = saying(*range(12))
     broken.head.table.data[3, 0] = math.nan
-    assert asked(broken).startswith("it predicted 0.0 classes")
+    assert asked(broken).startswith("its predictions fell into 0.0 classes")
 
 
 def test_asking_changes_nothing() -> None:

@@ -215,7 +215,7 @@ def _trust(ece: float, confidence: float, accuracy: float | None, own: bool, cor
     """How far to trust calibrated probabilities on the target."""
     said = [
         f"On held-out source samples they are off by {100 * ece:.1f} points on average"
-        + ("." if ece <= SMALL_ECE else ", which is much already there.")
+        + ("." if ece <= SMALL_ECE else ", a large error even there.")
     ]
     if corrects:
         said.append("They are corrected for the target's estimated class shares.")

@@ -33,7 +33,7 @@ OFFSET, SLOPE = -2.33, 1.99
 LEAST, MOST = 0.02, 0.985
 #: Half the width of the interval: FLOOR + SPREAD times the standard deviation of what the signals
 #: say one by one, wider by ALONE where no candidate but source_only can be asked.
-FLOOR, SPREAD, ALONE = 0.065, 0.3, 1.3
+FLOOR, SPREAD, ALONE = 0.06, 0.3, 1.3
 #: Signals whose standard deviation is larger contradict each other: nothing is estimated.
 CONTRADICTION = 0.4
 #: The most neighbours that are asked.

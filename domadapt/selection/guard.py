@@ -60,7 +60,8 @@ def guard(candidate: Evidence, baseline: Evidence) -> list[str]:
     own, before = classes_in_effect(candidate), classes_in_effect(baseline)
     if own < _least_classes(before, CLASSES_KEPT):
         reasons.append(
-            f"it predicts {own:.1f} classes in effect where {baseline.name} predicts {before:.1f}"
+            f"its predictions fall into {own:.1f} classes in effect, those of {baseline.name} "
+            f"into {before:.1f}"
         )
     if candidate.trains_on_source and candidate.source_val and baseline.source_val:
         lost = accuracy(baseline.source_val.logits, baseline.source_val.y) - accuracy(
@@ -124,6 +125,9 @@ def hopeless(baseline: Network, target: Split, views: Views) -> Callable[[Networ
         now = classes(network)
         if now >= _least_classes(before, 0.5 * CLASSES_KEPT):
             return ""
-        return f"it predicted {now:.1f} classes in effect where source_only predicts {before:.1f}"
+        return (
+            f"its predictions fell into {now:.1f} classes in effect, those of source_only into "
+            f"{before:.1f}"
+        )
 
     return why

@@ -15,6 +15,9 @@ from domadapt.selection.evidence import Evidence
 from domadapt.selection.guard import guard
 from domadapt.selection.shift import Finding, detect_shift, target_shares
 
+#: Estimates that differ by less are called alike.
+NEAR = 0.01
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -76,7 +79,7 @@ def judge(
     shifted = any(found.kind == "label shift" for found in findings)
     return Verdict(
         chosen=chosen.name,
-        sentence=_sentence(chosen.name, baseline, estimates, len(candidates), len(set_aside)),
+        sentence=_sentence(chosen.name, baseline, estimates, len(candidates)),
         because=_because(chosen.name, baseline, choice, set_aside),
         ranking=choice.ranking,
         set_aside=set_aside,
@@ -113,9 +116,7 @@ def in_words(estimate: Estimate | None) -> str:
     )
 
 
-def _sentence(
-    chosen: str, baseline: str, estimates: Mapping[str, Estimate], tried: int, refused: int
-) -> str:
+def _sentence(chosen: str, baseline: str, estimates: Mapping[str, Estimate], tried: int) -> str:
     before, after = estimates[baseline], estimates[chosen]
     if tried == 1:
         return f"Only {baseline} was trained; its estimated target accuracy is {in_words(before)}."
@@ -128,10 +129,14 @@ def _sentence(
         return (
             f"Use the adapted model ({chosen}). Its target accuracy is not known: {after.refused}"
         )
-    return (
+    said = (
         f"Use the adapted model ({chosen}): estimated target accuracy {in_words(after)}, against "
         f"{in_words(before)} of the source-only model."
     )
+    if before.accuracy is None or after.accuracy > before.accuracy + NEAR:
+        return said
+    # The choice rests on more than the estimates, and these are rough.
+    return f"{said} The two estimates do not tell them apart: expect no large difference."
 
 
 def _because(
@@ -141,13 +146,14 @@ def _because(
     said = []
     if chosen != baseline:
         said.append(
-            f"{chosen} keeps {100 * choice.kept[chosen]:.0f} % of what {baseline} is confident of."
+            f"{chosen} still decides like {baseline} where that is sure of itself "
+            f"({100 * choice.kept[chosen]:.0f} % of its confidence): it has built on it."
         )
     others = [name for name in choice.ranking if name != chosen]
     if len(choice.ranking) > 2:
         said.append(
-            f"Its predictions carry the most information about the classes that they have in "
-            f"common with other candidates: score {choice.ranking[chosen]:.2f}, next "
+            f"Of those that may be chosen, {chosen} answers most surely over the most classes and "
+            f"in agreement with the others: score {choice.ranking[chosen]:.2f}, next "
             f"{others[0]} with {choice.ranking[others[0]]:.2f}."
         )
     elif chosen != baseline:
