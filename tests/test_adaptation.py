@@ -480,3 +480,29 @@ def test_channels_last_changes_the_layout_and_hardly_the_numbers() -> None:
     assert not torch.equal(*filters)
     x = torch.rand(4, 3, 16, 16)
     torch.testing.assert_close(networks[0](x), networks[1](x), rtol=1e-2, atol=1e-2)
+
+
+def test_what_leaves_is_what_is_scored_where_class_shares_are_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from domadapt.adaptation import run as of_run
+
+    judged = of_run.judge
+
+    def shifted(*args: Any) -> Any:
+        return replace(judged(*args), prior_t=torch.tensor([0.98, 0.01, 0.01]))
+
+    monkeypatch.setattr(of_run, "judge", shifted)
+    task = small_task()
+    _, report = quick(task, method="dann", out=tmp_path / "run")
+    assert report.verdict is not None
+    assert report.verdict["calibration"]["prior_t"] == pytest.approx([0.98, 0.01, 0.01])
+    said = pd.read_csv(tmp_path / "run" / "predictions.csv")["class"].to_numpy()
+    right = float((said == task._labels_for_evaluate()).mean())
+    chosen = next(c for c in report.candidates if c.name == "dann")
+    assert chosen.target is not None
+    assert chosen.target["accuracy"] == pytest.approx(right)
+    # The correction moved decisions, or this would show nothing.
+    assert (said == 0).mean() > 0.5

@@ -29,6 +29,7 @@ from domadapt.adaptation.request import (
 from domadapt.adaptation.warnings import warnings_of
 from domadapt.defaults import BOTTLENECK, training_for
 from domadapt.errors import DomadaptError
+from domadapt.evaluation import Outputs, evaluate
 from domadapt.network import Network
 from domadapt.report.report import BASELINE, Report, describe, versions
 from domadapt.runs.candidate import Progress, Trained, train_candidate
@@ -182,7 +183,8 @@ def adapt(
         measured.append(_with_evidence(found, judged))
     chosen = next(m for m in measured if m.candidate.name == kept)
     if calibration is not None:
-        chosen = _calibrated(chosen, calibration)
+        chosen = _calibrated(chosen, calibration, task)
+        measured = [chosen if m.candidate.name == kept else m for m in measured]
     verdict = None if judged.verdict is None else judged.verdict.to_dict()
     if verdict is not None:
         verdict |= {
@@ -390,10 +392,17 @@ def _with_evidence(measured: Measured, judged: _Judged) -> Measured:
     return replace(measured, candidate=candidate)
 
 
-def _calibrated(measured: Measured, calibration: Calibration) -> Measured:
+def _calibrated(measured: Measured, calibration: Calibration, task: Task) -> Measured:
     """A candidate whose predictions on the target bear the calibration."""
     predictions = {
         split: calibration.probabilities(p.clamp_min(1e-300).log()).float()
         for split, p in measured.predictions.items()
     }
-    return replace(measured, predictions=predictions)
+    if calibration.prior_t is None or measured.candidate.target is None:
+        return replace(measured, predictions=predictions)
+    # Corrected class shares change decisions: what leaves is what is scored.
+    logits = predictions["target_test"].clamp_min(1e-300).log()
+    scores = evaluate(task, Outputs(logits, logits[:0]))
+    assert scores is not None
+    candidate = replace(measured.candidate, target=scores.to_dict())
+    return replace(measured, candidate=candidate, predictions=predictions)
