@@ -267,6 +267,8 @@ def test_agreement_is_weighted_kendalls_tau_over_the_models_that_have_both():
     assert found["a"]["back"] == pytest.approx(-1)
     assert found["a"]["same"] is None
     assert found["b"]["b"] == pytest.approx(1)
+    nearly = [30.0, 30.000000000001, 29.999999999999, 30.0]
+    assert agreement({"a": a, "b": nearly})["a"]["b"] is None
     assert agreement({"a": [1.0, 2.0], "b": [1.0, 2.0]})["a"]["b"] is None
 
 
@@ -428,6 +430,7 @@ def test_models_that_the_probe_cannot_tell_apart_are_named(own):
 
 def test_places_and_short_names():
     assert ranks([3.0, None, 5.0, 3.0, 1.0]) == [2, None, 1, 2, 4]
+    assert ranks([30.0, 29.99999999999, 29.99]) == [1, 1, 3]
     names = ["a/own.py:f=w/1.pth", "a/own.py:g", "b/own.py:g", "timm:x/y", "runs/first"]
     assert short_names(names) == ["own.py:f=1.pth", *names[1:]]
     assert [size_text(n) for n in (12, 26_000, 11_689_512)] == ["12", "26 k", "11.7 M"]

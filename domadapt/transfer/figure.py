@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from domadapt.report.figures import AFTER, BEFORE, INK, _dress, _figure, _legend, plain
 from domadapt.transfer.models import short_names
-from domadapt.transfer.rank import PROBE, SIZE, Ranking
+from domadapt.transfer.rank import PROBE, SIZE, Ranking, settled
 from domadapt.transfer.tables import number, size_text
 
 #: Above this many models the cells hold ranks alone.
@@ -76,8 +76,8 @@ def _ended(name: str) -> str:
 
 def ranks(values: Sequence[float | None]) -> list[int | None]:
     """Places from 1, the largest value first; equal values share the better place."""
-    known = [v for v in values if v is not None]
-    return [None if v is None else 1 + sum(other > v for other in known) for v in values]
+    known = [settled(v) for v in values if v is not None]
+    return [None if v is None else 1 + sum(other > settled(v) for other in known) for v in values]
 
 
 def _draw_ranks(ax: Axes, ranking: Ranking, names: Sequence[str], shown: bool) -> None:

@@ -262,18 +262,24 @@ def _columns(models: Sequence[Ranked]) -> dict[str, list[float | None]]:
     return columns
 
 
+def settled(value: float) -> float:
+    """A value without its last digits, which rounding decides: H-scores of 30 and 29.99999999."""
+    return float(f"{value:.9g}")
+
+
 def agreement(columns: dict[str, list[float | None]]) -> dict[str, dict[str, float | None]]:
     """Weighted Kendall's tau of each two columns, over the models that have both.
 
     Pairs of models high in either ranking weigh most (hyperbolic weights, averaged over the
     rankings by the one and by the other column): Vigna (2015), doi:10.1145/2736277.2741088. 1 is
     the same order, -1 the reverse; None for fewer than 3 models or where a column does not differ.
+    Values that agree in nine digits are equal.
     """
     from scipy.stats import weightedtau
 
     def tau(one: Sequence[float | None], other: Sequence[float | None]) -> float | None:
         both = [
-            (a, b)
+            (settled(a), settled(b))
             for a, b in zip(one, other, strict=True)
             if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
         ]
