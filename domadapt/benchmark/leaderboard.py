@@ -123,7 +123,7 @@ def _comparisons(summary: Summary) -> str:
                 NOTHING if p is None else f"{100 * p.difference:+.1f}",
                 NOTHING if p is None else f"{p.wins} / {p.losses}",
                 NOTHING if p is None else f"{p.p_holm:.3f}{'*' * marked}",
-                NOTHING if one.gap is None else f"{100 * one.gap:.0f} %",
+                NOTHING if one.gap is None else f"{round(100 * one.gap)} %",
                 NOTHING if one.method == BASELINE or one.oracle else f"{below} of {of}",
                 NOTHING if one.rank is None else f"{one.rank:.2f}",
                 NOTHING if one.oracle else str(one.set_aside),
