@@ -83,6 +83,14 @@ GRID: dict[str, list[dict[str, Any]]] = {
     "shot": [{}],
     "cdan+mcc": [{}],
 }
+#: What was looked at, and how often.
+NOTE = (
+    "Rules and constants were chosen on the development tasks. The rule that chooses was looked at "
+    "once on the others. The estimate was not: a first version erred there by 11.8 points on "
+    "average and covered 58 % (5.2 points and 80 % in development). What was then added, the check "
+    "in the features of source_only, took the error in development from 5.2 to 3.7; it has no "
+    "constant of its own, but its figures on the other tasks are not untouched."
+)
 #: Samples of a split that are kept.
 MOST = 2_000
 
@@ -332,7 +340,10 @@ def score(args: argparse.Namespace) -> None:
         "tasks": held,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(about, indent=1) + "\n")
+    # A line per task: the table of scores is kept in the repository.
+    lines = ",\n".join(json.dumps(_rounded(t)) for t in about.pop("tasks"))
+    head = json.dumps(about)[:-1]
+    args.out.write_text(f'{head}, "tasks": [\n{lines}\n]}}\n')
     text = summary(held)
     args.out.with_suffix(".md").write_text(text)
     print(text)
@@ -344,19 +355,28 @@ def summary(tasks: list[dict[str, Any]]) -> str:
         "Development (digits, HAR): rules and constants were chosen here": [
             t for t in tasks if t["collection"] in DEVELOPMENT
         ],
-        "Looked at once, at the end (Office-31, Amazon, MNIST/USPS)": [
+        "The others (Office-31, Amazon, MNIST/USPS)": [
             t for t in tasks if t["collection"] not in DEVELOPMENT
         ],
         "All": tasks,
     }
     lines = ["# Selection without target labels", ""]
     lines += ["Everything marked oracle used target labels, after all choices were made.", ""]
+    lines += [NOTE, ""]
     for title, group in groups.items():
         if group:
             lines += [f"## {title}: {len(group)} pools", "", *_selectors(group), ""]
             lines += [*_estimates(group), ""]
     lines += ["## Per task", "", *_per_task(tasks), ""]
     return "\n".join(lines)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _accuracy(task: dict[str, Any], name: str) -> float:
