@@ -181,6 +181,17 @@ def test_leep_of_answers_that_know_nothing_is_minus_the_entropy_of_the_classes()
     assert nce(np.zeros(4), y) == pytest.approx(-h, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_leep_lies_between_minus_the_entropy_of_the_classes_and_0(seed):
+    """By Jensen's inequality it is at least -H(Y | Z) of its own joint distribution."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(6, 0.3), size=50)
+    y = rng.integers(0, 3, 50)
+    joint = np.stack([p[y == c].sum(0) for c in range(3)]) / 50
+    conditional = -(joint * np.log(joint / joint.sum(0))).sum()
+    assert -conditional <= leep(p, y) <= 0
+
+
 def test_nce_by_hand():
     # Answer 0 has classes a, a, b, answer 1 only b: H = 3/4 * H(1/3).
     h = -(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))

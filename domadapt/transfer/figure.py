@@ -17,6 +17,8 @@ from domadapt.transfer.tables import number, size_text
 
 #: Above this many models the cells hold ranks alone.
 MAX_VALUES = 24
+#: Above this many letters a model's name loses its beginning.
+MAX_NAME = 40
 
 
 def figure(ranking: Ranking) -> Figure:
@@ -28,8 +30,9 @@ def figure(ranking: Ranking) -> Figure:
     count = len(ranking.models)
     shown = count <= MAX_VALUES
     height = max(2.6, (0.46 if shown else 0.28) * count + 1.9)
-    drawn = _figure(4.6 + 0.78 * len(names), height)
-    left, right = drawn.subplots(1, 2, width_ratios=[2.6, 0.78 * len(names)])
+    cells = max(0.78 * len(names), 2.6)
+    drawn = _figure(4.6 + cells, height)
+    left, right = drawn.subplots(1, 2, width_ratios=[2.6, cells])
     _draw_probe(left, ranking)
     _draw_ranks(right, ranking, names, shown)
     marks = [
@@ -40,7 +43,7 @@ def figure(ranking: Ranking) -> Figure:
     dot.set_alpha(0.4)
     marks.append(dot)
     marks.append(Line2D([], [], color=INK, alpha=0.6, label="± standard deviation over the folds"))
-    _legend(drawn, marks, 4, loc="outside lower left")
+    _legend(drawn, marks, 4 if cells > 4 else 2, loc="outside lower left")
     return drawn
 
 
@@ -63,7 +66,7 @@ def _draw_probe(ax: Axes, ranking: Ranking) -> None:
         ax.plot(factor * mean, place, "D", color=colour, markersize=5.5)
     _dress(ax, "Linear probe", grid="x")
     called = short_names([m.model for m in ranking.models])
-    ax.set_yticks(range(len(called)), [plain(_ended(name), 34) for name in called])
+    ax.set_yticks(range(len(called)), [plain(_ended(name), MAX_NAME) for name in called])
     ax.set(ylim=(len(ranking.models) - 0.5, -0.5))
     ax.margins(x=0.06)
     ax.set_xlabel("R² on held-out folds" if ranking.classes == 0 else "% on held-out folds")
@@ -71,7 +74,7 @@ def _draw_probe(ax: Axes, ranking: Ranking) -> None:
 
 def _ended(name: str) -> str:
     """The end of a long name, which says more than its beginning."""
-    return name if len(name) <= 34 else f"…{name[-33:]}"
+    return name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}"
 
 
 def ranks(values: Sequence[float | None]) -> list[int | None]:
@@ -110,7 +113,7 @@ def _draw_ranks(ax: Axes, ranking: Ranking, names: Sequence[str], shown: bool) -
             if shown:
                 text = size_text(ranking.models[row].parameters) if name == SIZE else number(value)
                 ax.text(column, row + 0.24, text, ha="center", va="center", color=INK, fontsize=6.5)
-    _dress(ax, "Rank by each score (1 is best), value below" if shown else "Rank by each score")
+    _dress(ax, "Rank (1 is best), value below" if shown else "Rank (1 is best)")
     ax.grid(False)
     for spine in ax.spines.values():
         spine.set_visible(False)

@@ -49,8 +49,8 @@ def nce(z: Any, y: Any) -> float:
     """Negative conditional entropy ``-H(Y | Z)`` of labels given the classes a model answers.
 
     Paper: (Tran et al., 2019, arXiv:1908.08142).
-    Range: ``[-ln(classes), 0]``, larger is better; at most LEEP's range, of which it sees only the
-    most probable answer.
+    Range: ``[-ln(classes), 0]``, larger is better; at least minus the entropy of the labels'
+    frequencies.
     Cost: one pass over the labels.
     Blind to: what LEEP is blind to, and to confidence.
 
