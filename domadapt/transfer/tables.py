@@ -43,6 +43,12 @@ READING = {
     "LEEP": "mean log probability of the class given the old head's answer (arXiv:2002.12462)",
     "NCE": "the same given its most probable answer alone (arXiv:1908.08142)",
 }
+#: The column of weights in words.
+WEIGHTS = (
+    "weights: pretrained are those that were named; random ones are of seed 0; own is whatever a "
+    "function of one's own has loaded; a run is scored after its bottleneck; none: inputs are "
+    "features already"
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,13 @@ def markdown(ranking: Ranking) -> str:
         lines += [*(_pipes(row) for row in table.rows), ""]
     lines += ["## What such scores are worth", "", *(f"- {line}" for line in EVIDENCE), ""]
     known = [PROBE, SIZE, *(n for n in ranking.score_names if n != PROBE)]
-    lines += ["## How to read it", "", *(f"- {name}: {READING[name]}." for name in known), ""]
+    lines += [
+        "## How to read it",
+        "",
+        f"- {WEIGHTS}.",
+        *(f"- {name}: {READING[name]}." for name in known),
+        "",
+    ]
     if ranking.notes:
         lines += ["## Notes", "", *(f"- {_escaped(note)}" for note in ranking.notes), ""]
     return "\n".join(lines)
