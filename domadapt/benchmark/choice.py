@@ -26,8 +26,10 @@ from domadapt.runs.cell import Cells
 from domadapt.selection.choice import RULE, choose
 from domadapt.selection.evidence import Evidence, together
 from domadapt.selection.guard import LEAST_RANK, guard
-from domadapt.selection.registry import get_validator
+from domadapt.selection.predictions import accuracy, mean_probabilities
 
+#: Where verdicts are kept; it may be deleted at any time.
+VERDICTS = "verdicts.json"
 #: Ranks from here on are alike to the guard, which asks for far less.
 _RANK_ENOUGH = 4 * LEAST_RANK
 
@@ -57,7 +59,7 @@ def pools_of(
 ) -> list[Pool]:
     """The verdict of every task and seed that has its source_only; the oracle has no part in it.
 
-    A verdict is kept in ``verdicts/`` and made anew when its cells change.
+    They are kept in ``verdicts.json``, and made anew where their cells change.
 
     Args:
         cells: the folder.
@@ -69,26 +71,26 @@ def pools_of(
         result = found.get(cell.key)
         if result is not None and result["error"] is None and not result["oracle"]:
             pools.setdefault((cell.task, cell.seed), []).append(cell)
-    return [
-        _pool(cells, members, found)
-        for members in pools.values()
-        if any(cell.method == BASELINE for cell in members)
-    ]
+    file = cells.folder / VERDICTS
+    known = read_json(file) if file.exists() else {}
+    made = {}
+    for members in pools.values():
+        if any(cell.method == BASELINE for cell in members):
+            said = json.dumps([RULE, sorted((cell.key, cell.method) for cell in members)])
+            name = hashlib.sha256(said.encode()).hexdigest()[:20]
+            made[name] = known.get(name) or asdict(_pool(cells, members, found))
+    if made != known:
+        write_json(file, made)
+    return [Pool(**pool) for pool in made.values()]
 
 
 def _pool(cells: Cells, members: Sequence[Planned], found: Mapping[str, Mapping[str, Any]]) -> Pool:
-    said = json.dumps([RULE, sorted((cell.key, cell.method) for cell in members)])
-    file = cells.folder / "verdicts" / f"{hashlib.sha256(said.encode()).hexdigest()[:20]}.json"
-    if file.exists():
-        return Pool(**read_json(file))
-    pool = judged(
+    return judged(
         members[0].task,
         members[0].seed,
         [_evidence(cells, cell, found[cell.key]) for cell in members],
         {cell.method: str(found[cell.key].get("stopped", "")) for cell in members},
     )
-    write_json(file, asdict(pool))
-    return pool
 
 
 def judged(
@@ -106,14 +108,16 @@ def judged(
             set_aside[evidence.name] = reasons
     choice = choose([e for e in candidates if e.name not in set_aside], BASELINE)
     set_aside |= {name: [reason] for name, reason in choice.unsafe.items()}
-    ensv = get_validator("ensv")
+    # As the validator of this name, with the ensemble made once for all.
+    finite = {e.name: e.target.logits for e in candidates if bool(e.target.logits.isfinite().all())}
+    ensemble = mean_probabilities(finite.values()).argmax(1)
     return Pool(
         task=task,
         seed=seed,
         chosen=next(iter(choice.ranking)),
         set_aside=set_aside,
         ranking=choice.ranking,
-        ensv={e.name: ensv.score(e) for e in candidates},
+        ensv={name: accuracy(logits, ensemble) for name, logits in finite.items()},
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from domadapt.benchmark.cells import Planned
+from domadapt.errors import DomadaptError
 from domadapt.report.report import BASELINE
 
 
@@ -111,15 +112,18 @@ def _tuning(honest: Sequence[tuple[Planned, Mapping[str, Any]]]) -> Check:
     from domadapt.methods import method_settings
 
     changed: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     for cell, result in honest:
         if cell.method in changed:
             continue
         config = result["config"]
-        try:
-            known = method_settings(config["method"])
-        except ValueError:
-            # A method of a file that is not at hand where the table is made.
-            known = {}
+        if config["method"] not in settings:
+            try:
+                settings[config["method"]] = method_settings(config["method"])
+            except DomadaptError:
+                # A method of a file that is not at hand where the table is made.
+                settings[config["method"]] = {}
+        known = settings[config["method"]]
         own = {
             name: value
             for name, value in config["settings"].items()

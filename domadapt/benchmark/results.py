@@ -95,8 +95,9 @@ def tidy(
         for metric, value in result["scores"].items():
             add(LABEL_FREE, metric, value)
         pool = judged.get((cell.task, cell.seed))
-        if pool is not None and cell.method in pool.ensv:
-            add(LABEL_FREE, "ensv", pool.ensv[cell.method])
+        if pool is not None and not oracle:
+            if cell.method in pool.ensv:
+                add(LABEL_FREE, "ensv", pool.ensv[cell.method])
             reasons = pool.set_aside.get(cell.method, [])
             add(GUARD, "set_aside", bool(reasons), "; ".join(reasons))
             add(VERDICT, "chosen", pool.chosen == cell.method)

@@ -1,0 +1,126 @@
+"""How long tables and statistics of many recorded cells take: 10,000 by default, made up.
+
+    python benchmarks/recorded.py --out recorded            # makes them, then measures
+    python benchmarks/recorded.py --out recorded --cells 1000
+
+The cells hold what real ones hold (results, logits, curves), with numbers drawn at random. Verdicts
+of every task and seed are made in the first pass and kept; the second pass finds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from domadapt.benchmark import Suite, report
+from domadapt.benchmark.cells import planned
+from domadapt.benchmark.results import write_plan
+from domadapt.benchmark.work import HISTORY, OUTPUTS
+from domadapt.checkpoint import write_json
+from domadapt.runs.cell import Cell, Cells
+from domadapt.selection.registry import validators
+
+METHODS = ("source_only", "dann", "cdan", "dan", "deep_coral", "mcc", "bnm", "shot", "jan")
+CLASSES, SAMPLES, SEEDS = 10, 500, 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cells", type=int, default=10_000)
+    args = parser.parse_args()
+    methods = (*METHODS, "target_only")
+    tasks = [f"made-up:{i}" for i in range(max(1, args.cells // (len(methods) * SEEDS)))]
+    wanted = [
+        Cell(task, method, seed, configuration(method))
+        for task in tasks
+        for method in methods
+        for seed in range(SEEDS)
+    ]
+    suite = Suite("recorded", tasks=["digits:*->*"], methods=METHODS, seeds=SEEDS).checked()
+    write_plan(args.out, suite, planned(wanted))
+    cells, made = Cells(args.out), Made()
+    begun = time.perf_counter()
+    for cell in wanted:
+        if not cells.finished(cell.key):
+            cells.perform(cell, made)
+    print(f"{len(wanted)} cells made in {time.perf_counter() - begun:.0f} s", flush=True)
+    for what in ("with verdicts", "again"):
+        begun = time.perf_counter()
+        found = report(args.out)
+        seconds = time.perf_counter() - begun
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(
+            f"tables {what}: {seconds:.1f} s, {len(found.frame)} rows, peak {peak:.2f} GiB",
+            flush=True,
+        )
+
+
+def configuration(method: str) -> dict[str, Any]:
+    return {
+        "method": method,
+        "settings": {},
+        "training": {"steps": 1000, "batch_size": 64, "lr": 1e-3, "optimizer": "adamw"},
+        "model": {"name": "lenet"},
+        "views": {"kind": "glyph"},
+        "data": "0" * 16,
+        "torch": "2",
+        "domadapt": "0",
+        "device": "cpu",
+        "threads": 1,
+    }
+
+
+class Made:
+    """Makes up what a cell would find; better methods have larger logits for the class."""
+
+    def __init__(self) -> None:
+        self.names = list(validators())
+        self.y = np.arange(SAMPLES) % CLASSES
+
+    def __call__(self, cell: Cell, room: Path, made: Path, cells: Cells) -> dict[str, Any]:
+        rng = np.random.default_rng([int(cell.key[:8], 16), cell.seed])
+        oracle = cell.method == "target_only"
+        edge = 1.0 + 0.2 * ([*METHODS, "target_only"].index(cell.method))
+        logits = [rng.normal(size=(SAMPLES, CLASSES)).astype(np.float32) for _ in range(2)]
+        for one in logits:
+            one[np.arange(SAMPLES), self.y] += edge
+        accuracy = float((logits[0].argmax(1) == self.y).mean())
+        found: dict[str, Any] = {"scores": {}}
+        if not oracle:
+            outputs: dict[str, Any] = {
+                "target_logits": logits[0],
+                "val_logits": logits[1],
+                "val_y": self.y,
+            }
+            with (made / OUTPUTS).open("wb") as file:
+                np.savez(file, **outputs)
+            scores = {name: float(rng.normal()) for name in self.names if name != "ensv"}
+            found = {"scores": scores, "feature_rank": 9.0, "trains_on_source": True}
+        curve = [round(float(v), 5) for v in rng.random(40)]
+        write_json(made / HISTORY, dict.fromkeys(("step", "loss/source", "lr"), curve))
+        metrics = dict.fromkeys(("accuracy", "macro_f1", "per_class_mean", "auroc"), accuracy)
+        seconds = float(rng.uniform(10, 30))
+        return {
+            **found,
+            "oracle": oracle,
+            "metrics": {**metrics, "n": float(SAMPLES), "source_val_accuracy": 0.99},
+            "seconds": seconds,
+            "wall_seconds": seconds + 1,
+            "steps": 1000,
+            "peak_memory": {"process": 10**9},
+            "parameters": 100_000,
+            "initial_weights": f"{cell.task}-{cell.seed}",
+            "trains_on_confidence": False,
+            "warnings": [],
+            "stopped": "",
+        }
+
+
+if __name__ == "__main__":
+    main()
