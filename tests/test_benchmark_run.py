@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 import torch
 
-from domadapt import adapt
+from domadapt import adapt, cli
 from domadapt.benchmark import Benchmark, Suite, read_suite, report
 from domadapt.benchmark import work as work_module
 from domadapt.benchmark.cells import cells_of, planned
@@ -406,6 +406,58 @@ def test_how_far_it_is(whole: tuple[Path, Benchmark]) -> None:
     assert len(said) == 1
     with pytest.raises(DomadaptError, match="holds no benchmark"):
         read_plan(folder / "cells")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nothing.toml", "there is no nothing.toml"),
+        ("tiny.toml --seeds 1,x", "--seeds takes a number, or seeds with commas"),
+        ("tiny.toml --seeds 0", "one seed or more"),
+        ("tiny.toml --out tiny.toml", "out needs a folder"),
+        ("tiny.toml --processes 0", "processes and threads must be at least 1"),
+        ("tiny.toml --watch --out empty", "holds no benchmark"),
+        ("tiny.toml --proceses 2", "Did you mean --processes?"),
+    ],
+)
+def test_wrong_commands(
+    file: Path,
+    words: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(file.parent)
+    monkeypatch.setattr(sys, "argv", ["domadapt", "benchmark", *words.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert said in " ".join(err.split())
+    assert err.count("\n") == 1
+
+
+def test_seeds_of_the_command_and_a_finished_benchmark(
+    file: Path,
+    whole: tuple[Path, Benchmark],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All cells are there: nothing is started, and the table is of the seeds that are asked for."""
+    out = file.parent / "copied"
+    shutil.copytree(whole[0], out)
+    monkeypatch.chdir(file.parent)
+    line = ["domadapt", "benchmark", "tiny.toml", "--out", str(out), "--seeds", "1,"]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    told = capsys.readouterr()
+    assert "10 cells, 10 of them finished" in told.err
+    assert "over 1 seed." in told.out
+    frame = pd.read_parquet(out / "results.parquet")
+    assert set(frame["seed"]) == {1}
+    assert set(frame["key"]) < set(whole[1].frame["key"])
 
 
 # Kills ----------------------------------------------------------------------------------------

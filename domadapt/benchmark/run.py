@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -78,7 +78,7 @@ def benchmark(
     """
     checked = (suite if isinstance(suite, Suite) else read_suite(suite)).checked()
     if seeds is not None:
-        checked = Suite(**{**vars(checked), "seeds": seeds}).checked()
+        checked = replace(checked, seeds=seeds).checked()
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise DomadaptError(f"out needs a folder, and {folder} is a file; give another name.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import resource
+import importlib
 import shutil
 import sys
 import time
@@ -27,7 +27,7 @@ from domadapt.report.report import BASELINE, versions
 from domadapt.runs.candidate import RESULT, Trained, candidate_key, train_candidate
 from domadapt.runs.cell import Cell, Cells
 from domadapt.runs.plan import Plan, make_plan, spec_dict
-from domadapt.selection.evidence import Evidence, gather
+from domadapt.selection.evidence import MAX_SAMPLES, Evidence, gather, some
 from domadapt.selection.guard import feature_rank
 from domadapt.selection.scores import source_val_accuracy
 from domadapt.selection.validators import scores_of
@@ -76,7 +76,9 @@ class SuiteWork:
             found["trains_on_source"] = evidence.trains_on_source
             val = evidence.source_val
         else:
-            val = outputs_of(trained.network, plan.task.source_val, plan.views, device=device)
+            # The same samples that evidence looks at.
+            part = some(plan.task.source_val, MAX_SAMPLES)
+            val = outputs_of(trained.network, part, plan.views, device=device)
         assert val is not None
         checkpoint.write_json(made / HISTORY, trained.history)
         if entry.name == BASELINE:
@@ -218,12 +220,16 @@ def peak_memory(device: torch.device) -> dict[str, int]:
     On Linux since `begin_memory`; elsewhere over the life of the process, which may have run other
     cells before.
     """
+    peak = 0
     status = Path("/proc/self/status")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak *= 1 if sys.platform == "darwin" else 1024
     if status.exists():
         for line in status.read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 peak = 1024 * int(line.split()[1])
+    if peak == 0:
+        # Not everywhere; in KiB but on macOS.
+        resource = importlib.import_module("resource")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak *= 1 if sys.platform == "darwin" else 1024
     gpu = {"gpu": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
     return {"process": peak, **gpu}
