@@ -475,7 +475,7 @@ def test_channels_last_changes_the_layout_and_hardly_the_numbers() -> None:
         for last in (False, True)
     ]
     filters = [next(p for p in n.parameters() if p.ndim == 4 and p.shape[1] > 3) for n in networks]
-    # Both leave as a model read from a file is laid out; rounding tells that they were trained apart.
+    # Both leave laid out as a model read from a file is; rounding tells how they were trained.
     assert all(f.is_contiguous() for f in filters)
     assert not torch.equal(*filters)
     x = torch.rand(4, 3, 16, 16)
