@@ -395,8 +395,8 @@ def _check_takes(module: nn.Module, example: Inputs, name: str) -> None:
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         got = tuple(example.shape[1:]) if isinstance(example, Tensor) else "a dictionary"
         raise DomadaptError(
-            f"{name} cannot take inputs {got} ({_first_line(error)}). Choose another image size or "
-            "another model."
+            f"{name} cannot take inputs {got} ({_first_line(error)}). Give inputs of another "
+            "size, or choose another model."
         ) from error
     finally:
         module.train(was)

@@ -84,6 +84,12 @@ class Domain:
             value = getattr(self, what)
             if value is not None and not isinstance(value, np.ndarray):
                 object.__setattr__(self, what, np.asarray(value))
+        if not all(hasattr(self.samples, name) for name in ("__len__", "__getitems__")):
+            raise DomadaptError(
+                f"The samples of a domain need __len__ and __getitems__(indices); those of "
+                f"{self.name!r} are of type {type(self.samples).__name__}. Arrays come in by "
+                "domadapt.from_arrays(x, y), torch data sets by from_dataset."
+            )
         n = len(self.samples)
         if n == 0:
             raise DomadaptError(f"Domain {self.name!r} holds no sample; give at least one.")

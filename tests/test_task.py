@@ -224,3 +224,8 @@ def test_a_domain_given_in_the_wrong_order_is_refused_in_words() -> None:
         Domain("a", samples, y, "vector")  # type: ignore[arg-type]
     with pytest.raises(DomadaptError, match="kind of a domain is one of image, vector"):
         Domain("a", samples, y, kind="vectors")  # type: ignore[arg-type]
+
+
+def test_samples_that_cannot_be_asked_for_a_batch_are_refused_in_words():
+    with pytest.raises(DomadaptError, match=r"__getitems__.*ndarray.*from_arrays"):
+        Domain("a", np.zeros((5, 2)), np.zeros(5))
