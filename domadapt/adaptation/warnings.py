@@ -95,6 +95,6 @@ def warnings_of(
     if not task.has_test_labels:
         said.append(
             "The target has no labels: whether adapting helped cannot be measured here. Label a "
-            "few dozen random target samples and give them as the test set."
+            "few dozen random target samples and give them as --target-test."
         )
     return said

@@ -17,6 +17,10 @@ from domadapt.selection.shift import Finding, detect_shift, target_shares
 
 #: Estimates that differ by less are called alike.
 NEAR = 0.01
+#: How much lower the estimate of the only adapted candidate may be, as these are rough.
+LOWER = 0.05
+#: Half the summed difference of two models' class shares from which on a caution is due.
+DISAGREE = 0.2
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,24 @@ def judge(
     passed = [e for e in candidates if e.name not in set_aside]
     choice = choose(passed, baseline)
     set_aside |= {name: [reason] for name, reason in choice.unsafe.items()}
-    chosen = next(e for e in passed if e.name == next(iter(choice.ranking)))
     estimates = {e.name: estimate_accuracy(e, before, candidates) for e in candidates}
+    ranking, doubt = choice.ranking, ""
+    if len(ranking) == 2:
+        doubt = _doubt(next(iter(ranking)), baseline, estimates)
+        if doubt:
+            ranking = {name: ranking[name] for name in reversed(ranking)}
+    chosen = next(e for e in passed if e.name == next(iter(ranking)))
     findings = detect_shift(before, chosen, class_names)
     shifted = any(found.kind == "label shift" for found in findings)
     return Verdict(
         chosen=chosen.name,
         sentence=_sentence(chosen.name, baseline, estimates, len(candidates)),
-        because=_because(chosen.name, baseline, choice, set_aside),
-        ranking=choice.ranking,
+        because=[
+            *([doubt] if doubt else _because(chosen.name, baseline, choice)),
+            *_frequencies(before, chosen, class_names),
+            *(f"{n} was set aside: {'; '.join(reasons)}." for n, reasons in set_aside.items()),
+        ],
+        ranking=ranking,
         set_aside=set_aside,
         estimates=estimates,
         findings=findings,
@@ -139,9 +152,36 @@ def _sentence(chosen: str, baseline: str, estimates: Mapping[str, Estimate], tri
     return f"{said} The two estimates do not tell them apart: expect no large difference."
 
 
-def _because(
-    chosen: str, baseline: str, choice: Choice, set_aside: Mapping[str, Sequence[str]]
-) -> list[str]:
+def _doubt(alone: str, baseline: str, estimates: Mapping[str, Estimate]) -> str:
+    """Why the one adapted candidate that is left is not safely better; empty where it may be."""
+    after, before = estimates[alone].accuracy, estimates[baseline].accuracy
+    if after is None or before is None or after >= before - LOWER:
+        return ""
+    return (
+        f"{alone} is expected to be right on {100 * after:.0f} % of the target, {baseline} on "
+        f"{100 * before:.0f} %, and there is no other candidate to ask."
+    )
+
+
+def _frequencies(before: Evidence, chosen: Evidence, class_names: Sequence[str]) -> list[str]:
+    """A caution where both models disagree on how frequent the classes of the target are.
+
+    Methods and rule alike lean towards classes as frequent as in the source.
+    """
+    shares = [e.p.mean(0) for e in (before, chosen)]
+    if before.name == chosen.name or float((shares[1] - shares[0]).abs().sum()) / 2 < DISAGREE:
+        return []
+    most = int((shares[1] - shares[0]).abs().argmax())
+    name = class_names[most] if most < len(class_names) else str(most)
+    return [
+        f"Caution: {before.name} and {chosen.name} disagree on how frequent the classes are "
+        f"({name}: {100 * shares[0][most]:.0f} % and {100 * shares[1][most]:.0f} % of the target). "
+        "If the target's classes are not about as frequent as the source's, the choice may be "
+        "wrong: look at a few dozen target samples."
+    ]
+
+
+def _because(chosen: str, baseline: str, choice: Choice) -> list[str]:
     """The evidence in sentences."""
     said = []
     if chosen != baseline:
@@ -158,6 +198,4 @@ def _because(
         )
     elif chosen != baseline:
         said.append(f"Nothing speaks against it; {baseline} alone remains to compare it with.")
-    for name, reasons in set_aside.items():
-        said.append(f"{name} was set aside: {'; '.join(reasons)}.")
     return said
