@@ -90,7 +90,7 @@ def main(out: Path, data: Path) -> None:
     from domadapt import cli
 
     line = f"adapt {data}/s.npz {data}/t.npz --out {out}/run --steps 6 --log-every 2 --device cpu"
-    sys.argv = ["domadapt", *line.split(), "--method", "self_training+dann"]
+    sys.argv = ["domadapt", *line.split(), "--method", "self_training+dann", "--keep", "adapted"]
     try:
         cli.main()
     except SystemExit as end:

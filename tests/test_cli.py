@@ -568,7 +568,7 @@ def test_own_method_and_own_backbone(run: Run, here: Path, tmp_path: Path) -> No
     out = tmp_path / "r"
     said = run(
         f"adapt s.npz t.npz --steps 3 --out {out} --method {tmp_path / 'mine.py'} "
-        f"--model {tmp_path / 'net.py'}:small --pull-weight 0.25"
+        f"--model {tmp_path / 'net.py'}:small --pull-weight 0.25 --keep adapted"
     )
     assert said.code == 0, said.err
     assert sorted(p.name for p in (out / "candidates").iterdir()) == ["halve", "source_only"]

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import N_CLASSES, N_FEATURES, arrays, small_network, small_task, small_trainer
+from small import (
+    N_CLASSES,
+    N_FEATURES,
+    arrays,
+    calibrated,
+    small_network,
+    small_task,
+    small_trainer,
+)
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -307,11 +315,12 @@ def test_the_run_folder_predicts_as_the_network_that_was_returned(
         settings=SETTINGS.get(name),
         training={"steps": 4, "batch_size": 16, "workers": 0, "device": "cpu"},
         look=False,
+        keep="adapted",
         **{"export": (), **more},
     )
     run = load_run(tmp_path / "run")
     with torch.no_grad():
-        wanted = network(torch.from_numpy(x_t)).softmax(1)
+        wanted = calibrated(tmp_path / "run", network)(torch.from_numpy(x_t)).softmax(1)
     torch.testing.assert_close(predict(run, target), wanted, atol=1e-6, rtol=1e-5)
     if "export" in more:
         program: Any = torch.export.load(tmp_path / "run" / "model.pt2").module()
@@ -347,7 +356,8 @@ def test_images_are_refused_unless_the_backbone_is_frozen(name: str) -> None:
     with pytest.raises(DomadaptError, match=r"rows of features.*'image'; give --freeze"):
         adapt(images(), "lenet", name, training=how, look=False)
     assert "frozen" in check(images(), "lenet", name, training=how, freeze=True)
-    network, report = adapt(images(), "lenet", name, training=how, look=False, freeze=True)
+    more: dict[str, Any] = {"look": False, "freeze": True, "keep": "adapted"}
+    network, report = adapt(images(), "lenet", name, training=how, **more)
     assert report.chosen == name
     assert network(torch.rand(2, 3, 12, 12)).shape == (2, 3)
 
@@ -408,7 +418,7 @@ def test_flags_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.savez(tmp_path / "s.npz", x=x_s, y=y_s)
     np.savez(tmp_path / "t.npz", x=x_t)
     out = tmp_path / "run"
-    flags = "--method ot_da --norm max --class-reg 0.1 --steps 2"
+    flags = "--method ot_da --norm max --class-reg 0.1 --steps 2 --keep adapted"
     words = ["adapt", f"{tmp_path}/s.npz", f"{tmp_path}/t.npz", *flags.split(), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["domadapt", *words])
     with suppress(SystemExit):
