@@ -33,8 +33,10 @@ from domadapt.trainer import Trainer
 
 optuna = pytest.importorskip("optuna", reason="the search needs the extra optuna")
 
-from domadapt import tune as module  # noqa: E402  (needs optuna)
-from domadapt.tune import LR, Found, Tuned, search_space, tune  # noqa: E402
+from domadapt.tune import LR, Found, Tuned, search_space, tune  # noqa: E402  (needs optuna)
+from domadapt.tune import run as entrance  # noqa: E402
+from domadapt.tune import search as module  # noqa: E402
+from domadapt.tune.space import Space  # noqa: E402
 
 #: Trials; the last one is proposed by what the sampler has learnt from five.
 N = 6
@@ -46,7 +48,7 @@ FAST = {**TRAINING, "steps": 12, "lr": 3e-3}
 
 def hasten(patch: pytest.MonkeyPatch) -> None:
     """The run at the end without maps and pictures, and files that nobody flushes to the disk."""
-    patch.setattr(module, "adapt", partial(adapt, look=False))
+    patch.setattr(entrance, "adapt", partial(adapt, look=False))
     patch.setattr(figures, "to_svg", lambda *_, **__: "<svg/>")
     patch.setattr(os, "fsync", lambda _: None)
 
@@ -355,10 +357,10 @@ def make_search(folder: Path, trials: int = 4, seed: int = 0) -> Any:
 
     plan = make_plan(small_task(), ModelSpec("mlp"))
     objective = get_validator("information_maximisation")
-    made = module._Search(
+    made = module.Search(
         folder, plan, torch.device("cpu"), TRAINING, objective, trials, seed, None, print
     )
-    space = module._Space("mcc", "mcc", {}, search_space("mcc"))
+    space = Space("mcc", "mcc", {}, search_space("mcc"))
     made.open(None, "domadapt", {"mcc": space})
     return made, space, made.studies["mcc"]
 
@@ -684,9 +686,9 @@ def test_measurements_and_a_missing_package(
     )
     with pytest.raises(DomadaptError, match="labels of this task are measurements"):
         search(tmp_path / "out", task=values)
-    find: Callable[..., Any] = module.importlib.util.find_spec
+    find: Callable[..., Any] = entrance.importlib.util.find_spec
     monkeypatch.setattr(
-        module.importlib.util, "find_spec", lambda n, *a: None if n == "optuna" else find(n, *a)
+        entrance.importlib.util, "find_spec", lambda n, *a: None if n == "optuna" else find(n, *a)
     )
     with pytest.raises(DomadaptError, match=r"domadapt\[optuna\]"):
         search(tmp_path / "out")
