@@ -10,11 +10,13 @@ import pytest
 from scipy import stats
 
 from domadapt.benchmark.statistics import (
+    Ranks,
     average_ranks,
     compared,
     cost_ratio,
     critical_difference,
     gap_closed,
+    groups_not_told_apart,
     holm,
     negative_transfers,
     t_interval,
@@ -126,3 +128,20 @@ def test_cost_ratio_is_geometric() -> None:
     assert cost_ratio([2.0, 8.0, NAN], [1.0, 1.0, 1.0]) == pytest.approx(4.0)
     assert cost_ratio([NAN], [1.0]) is None
     assert cost_ratio([0.0], [1.0]) is None
+
+
+def test_groups_of_the_diagram_against_every_run() -> None:
+    assert groups_not_told_apart(Ranks({"a": 1.0, "b": 2.0}, 1, None, None)) == []
+    # Demšar's example has bars that overlap: 1.0 to 1.9, 1.5 to 2.4, and 4.0 stands alone.
+    average = {"d": 4.0, "b": 1.5, "a": 1.0, "c2": 2.4, "c": 1.9}
+    found = groups_not_told_apart(Ranks(average, 9, None, 1.0))
+    assert found == [("a", "b", "c"), ("b", "c", "c2")]
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        values = {f"m{i}": float(v) for i, v in enumerate(rng.integers(2, 20, size=6) / 2)}
+        order = sorted(values, key=lambda name: values[name])
+        runs = [set(order[i:j]) for i in range(6) for j in range(i + 2, 7)]
+        near = [r for r in runs if max(values[m] for m in r) - min(values[m] for m in r) < 2]
+        largest = [r for r in near if not any(r < other for other in near)]
+        groups = groups_not_told_apart(Ranks(values, 9, None, 2.0))
+        assert sorted(map(sorted, groups)) == sorted(map(sorted, largest))

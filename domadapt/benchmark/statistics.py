@@ -186,6 +186,27 @@ def critical_difference(methods: int, tasks: int, alpha: float = 0.05) -> float:
     return q * math.sqrt(methods * (methods + 1) / (6 * tasks))
 
 
+def groups_not_told_apart(ranks: Ranks) -> list[tuple[str, ...]]:
+    """Methods whose average ranks lie within less than the critical difference, best first.
+
+    Each group is as large as can be, and none is part of another: the bars of the diagram in
+    Demšar (2006, Journal of Machine Learning Research 7). None where there is no critical
+    difference.
+    """
+    if ranks.critical_difference is None:
+        return []
+    order = sorted(ranks.average, key=lambda name: ranks.average[name])
+    values = [ranks.average[name] for name in order]
+    groups: list[tuple[str, ...]] = []
+    reached = 0
+    for i, low in enumerate(values):
+        end = sum(1 for value in values if value < low + ranks.critical_difference - ROUNDING)
+        if end > max(reached, i + 1):
+            groups.append(tuple(order[i:end]))
+            reached = end
+    return groups
+
+
 def gap_closed(method: float, source: float, upper: float) -> float | None:
     """``(method - source) / (upper - source)``: 0 as without adapting, 1 as with target labels.
 

@@ -28,6 +28,7 @@ class Standing:
         method: its name; oracle: whether it saw target labels.
         tasks: mean and interval over seeds, by task.
         mean: over the tasks, of the means over seeds; None where a task is missing.
+        interval: of that mean over seeds, the tasks being given; None where a cell is missing.
         rank: average rank among the methods without oracle, over complete tasks; None without.
         gap: share closed between source_only and target_only, of the means over common tasks.
         negative: cells below source_only of the same task and seed, and of how many.
@@ -43,6 +44,7 @@ class Standing:
     oracle: bool
     tasks: dict[str, Interval]
     mean: float | None
+    interval: Interval | None
     rank: float | None
     gap: float | None
     negative: tuple[int, int]
@@ -140,6 +142,7 @@ def summarise(
                 if np.isfinite(row).any()
             },
             mean=float(means[m].mean()) if np.isfinite(means[m]).all() else None,
+            interval=_overall(table[m]),
             rank=ranks.average.get(m),
             gap=_gap(means, m),
             negative=statistics.negative_transfers(
@@ -184,6 +187,13 @@ def _means(values: np.ndarray) -> np.ndarray:
     count = there.sum(1)
     total = np.where(there, values, 0.0).sum(1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _overall(values: np.ndarray) -> Interval | None:
+    """The interval over seeds of the mean over tasks, of values ``(tasks, seeds)``."""
+    if not np.isfinite(values).all():
+        return None
+    return statistics.t_interval(values.mean(0).tolist())
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

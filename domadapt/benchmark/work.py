@@ -18,6 +18,7 @@ import torch
 
 from domadapt import checkpoint
 from domadapt.benchmark.cells import training_of
+from domadapt.benchmark.sample import SAMPLE, keep_sample
 from domadapt.benchmark.suite import ORACLE, Entry, Suite, load_task_of, spec_of_model, title_of
 from domadapt.evaluation import Scores, evaluate, score
 from domadapt.inference import outputs_of
@@ -71,6 +72,10 @@ class SuiteWork:
         if not entry.oracle:
             evidence = gather(trained, plan.task, plan.views, device=device)
             _keep_outputs(evidence, made / OUTPUTS)
+            assert isinstance(self.suite.seeds, tuple)
+            if cell.seed == self.suite.seeds[0]:
+                # Maps are of one seed; a folder of thousands of cells stays small.
+                keep_sample(trained.network, plan, device, made / SAMPLE)
             found["scores"] = scores_of(evidence)
             found["feature_rank"] = feature_rank(evidence.target.z)
             found["trains_on_source"] = evidence.trains_on_source
