@@ -26,7 +26,7 @@ def main() -> None:
         (source, target),
         methods=["dann", "mcc"],
         trials=args.trials,  # of each method, all of the same number of steps
-        validator="ensv",  # agreement with the vote of all candidates
+        validator="ensv",  # agreement with the vote of all; the default is class_ami
         settings={"mcc": {"temperature": 2.5}},  # fixed, so that only mcc_weight is searched
         training={"steps": args.steps},
         out=out,

@@ -90,7 +90,7 @@ def tune(
     trials: Annotated[int, typer.Option(help="Trials of each method.")] = 20,
     validator: Annotated[
         str, typer.Option(help="What is to be largest, judged without target labels.")
-    ] = "ensv",
+    ] = "class_ami",
     tune_lr: Annotated[
         bool, typer.Option("--tune-lr", help="Search the learning rate too, source_only's as well.")
     ] = False,

@@ -36,7 +36,7 @@ def tune(
     *,
     out: str | Path,
     trials: int = 20,
-    validator: str = "ensv",
+    validator: str = "class_ami",
     study: str | Path | None = None,
     name: str = "domadapt",
     tune_lr: bool = False,
@@ -78,7 +78,8 @@ def tune(
         methods: names, combinations (``"dann+mcc"``) or paths; each gets the same budget.
         out: folder of the trials, and, at the end, of the run with the chosen model.
         trials: of each method.
-        validator: the objective; see `domadapt.selection.registry`.
+        validator: the objective; see `domadapt.selection.registry`. By default the single criterion
+            with the smallest regret on the digits and HAR tasks of benchmarks/selection.py.
         study: a file (SQLite), or the URL of a database that Optuna can use; None: in `out`.
         name: what the studies are called there, followed by the method.
         tune_lr: search the learning rate as well, from a tenth of its default to ten times it.
