@@ -37,6 +37,9 @@ BALANCES = 10
 CHECKS = (0.5, 0.75)
 #: What is asked: why it is hopeless to train this network on; an empty answer goes on.
 Watch = Callable[[Network], str]
+#: What is told at a look: the step, and the network that would be kept if it were the last. It may
+#: read it, and must not change it.
+Look = Callable[[int, Network], None]
 
 #: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>", and
 #: "doctor/<what>", NaN but at the points that follow an examination.
@@ -85,6 +88,14 @@ class _Window:
         # One bad step spoils the weights and with them all terms of the next: the first one counts.
         bad = (n for terms in steps for n, v in terms.items() if not torch.isfinite(v).all())
         return means, next(bad, names[0])
+
+
+def look_steps(steps: int, looks: int) -> list[int]:
+    """The steps after which a run is looked at: ``ceil(k steps / looks)``, the last one included.
+
+    A run of fewer steps than looks is looked at after each.
+    """
+    return sorted({-(-k * steps // looks) for k in range(1, looks + 1)})
 
 
 def make_accelerator(
@@ -271,7 +282,11 @@ class Trainer:
         self.task = rows.moved(self.task, self.views, self.features, normalize)
 
     def fit(
-        self, on_log: Callable[[Log], None] | None = None, watch: Watch | None = None
+        self,
+        on_log: Callable[[Log], None] | None = None,
+        watch: Watch | None = None,
+        look: Look | None = None,
+        looks: int = 0,
     ) -> Network:
         """Train to the last step, from the checkpoint if there is one; returns the network.
 
@@ -279,6 +294,9 @@ class Trainer:
             on_log: is told of each point of the learning curves.
             watch: is asked after half and three quarters of the steps whether to go on. Where it
                 names a reason not to, training ends there and `stopped` holds the reason.
+            look: is shown the network on the way, after each of `look_steps` but the last, which is
+                returned. Its time does not count.
+            looks: how often, the end included.
 
         Raises:
             DomadaptError: a loss became NaN or infinite; it names the term and the step. The last
@@ -315,6 +333,7 @@ class Trainer:
         if self.track is not None:
             accelerator.init_trackers("domadapt", config=_plain(asdict(training)))
         window = _Window()
+        seen = set() if look is None or looks < 1 else set(look_steps(self.steps, looks)[:-1])
         started = time.perf_counter() - (self.history["seconds"][-1] if self.history else 0.0)
         batches = self._batches()
         for step in range(self.step, self.steps):
@@ -362,6 +381,9 @@ class Trainer:
                 decay = min(training.ema, (1 + step) / (10 + step))
                 ops.ema_update(self.average, method.network, decay)
             self.step = step + 1
+            if look is not None and self.step in seen:
+                # Before the checkpoint of the step: where that is, the look has been.
+                started += self._show(look)
             if watch is not None and self.step in [int(self.steps * share) for share in CHECKS]:
                 self._share_buffers()
                 self.stopped = watch(method.network)
@@ -376,7 +398,7 @@ class Trainer:
         if self.track is not None:
             accelerator.end_training()
         self._share_buffers()
-        network = method.adapted() if self.average is None else self.average
+        network = self._adapted()
         if training.channels_last and self.task.kind == "image":
             # Laid out as a model that is read from a file is, so that both give the same bits.
             network.to(memory_format=torch.contiguous_format)
@@ -386,6 +408,18 @@ class Trainer:
             raise self._diverged(f"the weights of {broken[0]}", self.step)
         network.eval()
         return network
+
+    def _adapted(self) -> Network:
+        """The network as it would be kept now."""
+        return self.method.adapted() if self.average is None else self.average
+
+    def _show(self, look: Look) -> float:
+        """Let `look` see the network as it is now; returns the seconds it took."""
+        begun = time.perf_counter()
+        self._share_buffers()
+        if self.accelerator.is_main_process:
+            look(self.step, rows.folded(self._adapted(), self.features))
+        return time.perf_counter() - begun
 
     def _examine(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         """Let the doctor look at the method as it is before this step."""

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,8 @@ from domadapt.training import Training
 
 #: Files of a candidate's folder.
 WEIGHTS, STATE, RESULT = "model.safetensors", "checkpoint.safetensors", "result.json"
+#: The weights that were kept on the way, one file per look.
+LOOKS = "look-*.safetensors"
 
 
 class Progress(Protocol):
@@ -112,6 +114,7 @@ def train_candidate(
     track: str | None = None,
     start: Network | None = None,
     watch: Watch | None = None,
+    looks: int = 0,
 ) -> Trained:
     """Train one method from the seed's initial network, or take up what its folder holds.
 
@@ -122,6 +125,10 @@ def train_candidate(
     the method is made for that, else below a threshold (`domadapt.open_set.with_threshold`).
 
     Where `watch` sees during training that it is hopeless, it ends there (`Trainer.fit`).
+
+    With `looks` the folder also keeps the weights at that many evenly spaced steps, of which the
+    last are those of the candidate (`looks_back` reads them). The candidate is the same bit for
+    bit.
 
     The folder ends with the weights and ``result.json``, written last: a candidate that has it is
     finished. Before that it may hold a checkpoint, from which training goes on.
@@ -171,7 +178,19 @@ def train_candidate(
         track=track,
         track_folder=folder,
     )
-    adapted = trainer.fit(None if progress is None else progress.log, watch)
+
+    def keep(step: int, seen: Network) -> None:
+        assert folder is not None
+        rule = rule_of(seen)
+        about = {"key": key, "step": step, "unknown": None if rule is None else rule.rule}
+        path = folder / LOOKS.replace("*", f"{step:09}")
+        checkpoint.save_tensors(path, checkpoint.module_state(seen), about)
+
+    if looks and folder is None:
+        raise DomadaptError("Looks on the way need a folder that keeps their weights; give one.")
+    adapted = trainer.fit(
+        None if progress is None else progress.log, watch, keep if looks else None, looks
+    )
     if plan.task.open_set:
         known = outputs_of(adapted, plan.task.source_val, plan.views)
         adapted = with_threshold(adapted, known.logits, plan.task.n_classes)
@@ -204,6 +223,24 @@ def train_candidate(
         trainer.doctor.sentences,
         trainer.stopped,
     )
+
+
+def looks_back(plan: Plan, seed: int, folder: Path) -> Iterator[tuple[int, Network]]:
+    """The networks that `train_candidate` kept on the way, by step, the last one not among them.
+
+    On a task with unknown classes each gets a threshold of its own, as the last one has.
+    """
+    blank = plan.make_network(seed)
+    for path in sorted(folder.glob(LOOKS)):
+        state, about = checkpoint.load_tensors(path)
+        network = copy.deepcopy(blank)
+        if about["unknown"] is not None:
+            network = _opened(network, about["unknown"], state)
+        checkpoint.load_module_state(network, state, path)
+        if plan.task.open_set:
+            known = outputs_of(network, plan.task.source_val, plan.views)
+            network = with_threshold(network, known.logits, plan.task.n_classes)
+        yield int(about["step"]), network.eval()
 
 
 def _opened(network: Network, rule: str, state: Mapping[str, Tensor]) -> Network:
