@@ -7,8 +7,9 @@ same `out` and `study`; a file lock beside each trial says that somebody works o
 its process.
 """
 
+from domadapt.methods.space import LR
 from domadapt.tune.found import Found, Tuned, written
 from domadapt.tune.run import tune
-from domadapt.tune.space import LR, label, search_space
+from domadapt.tune.space import label, search_space
 
 __all__ = ["LR", "Found", "Tuned", "label", "search_space", "tune", "written"]

@@ -23,6 +23,7 @@ from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs, evaluate
 from domadapt.inference import outputs_of
 from domadapt.methods import is_source_free
+from domadapt.methods.space import LR
 from domadapt.report.report import BASELINE
 from domadapt.runs.candidate import (
     RESULT,
@@ -40,7 +41,7 @@ from domadapt.selection.guard import guard
 from domadapt.selection.registry import Validator, get_validator
 from domadapt.training import Training
 from domadapt.tune.found import Found, place_of, written
-from domadapt.tune.space import LR, Space, all_settings, label
+from domadapt.tune.space import Space, all_settings, label
 from domadapt.tune.storage import check_same, open_storage, quiet
 
 if TYPE_CHECKING:

@@ -6,19 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from domadapt.errors import DomadaptError
 from domadapt.methods import method_class, method_parts
 from domadapt.methods.combine import method_settings
-from domadapt.settings import Setting, parse_setting
+from domadapt.methods.space import LR, LR_REACH, Choices, Range, method_space, trains
+from domadapt.settings import parse_setting
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-
-
-#: The learning rate among the searched parameters; no setting of a method has a name like it.
-LR = "training.lr"
-#: It is searched from the default divided by this to the default times this.
-LR_REACH = 10.0
 
 
 def label(method: str) -> str:
@@ -29,7 +23,7 @@ def label(method: str) -> str:
 def search_space(
     method: str, fixed: Sequence[str] = (), lr: float | None = None
 ) -> dict[str, BaseDistribution]:
-    """What is searched of a method: the `space` of its class or its parts, but what is `fixed`.
+    """What is searched of a method: its `space` (`method_space`), but what is `fixed`.
 
     A range of a whole-number setting is one of whole numbers. `lr` is the default learning rate
     where that is searched, and not None.
@@ -40,23 +34,13 @@ def search_space(
     """
     from optuna.distributions import FloatDistribution
 
-    parts = method_parts(method)
-    known = method_settings(method)
-    found: dict[str, BaseDistribution] = {}
-    for part in parts:
-        cls = method_class(part)
-        for own, given in cls.space.items():
-            key = own if len(parts) == 1 else f"{cls.name}.{own}"
-            if key not in known:
-                raise _wrong_space(method, own, "the method has no such setting")
-            if key not in fixed:
-                found[key] = _distribution(method, known[key], given)
-    if lr is not None and any(method_class(part).trains for part in parts):
+    found = {key: _distribution(given) for key, given in method_space(method, fixed).items()}
+    if lr is not None and trains(method):
         found[LR] = FloatDistribution(lr / LR_REACH, lr * LR_REACH, log=True)
     return found
 
 
-def _distribution(method: str, setting: Setting, given: Any) -> BaseDistribution:
+def _distribution(given: Range | Choices) -> BaseDistribution:
     """One entry of a method's `space` as Optuna has it."""
     from optuna.distributions import (
         CategoricalDistribution,
@@ -64,36 +48,11 @@ def _distribution(method: str, setting: Setting, given: Any) -> BaseDistribution
         IntDistribution,
     )
 
-    def fits(value: Any) -> Any:
-        try:
-            return parse_setting(setting, value)
-        except DomadaptError as error:
-            raise _wrong_space(method, setting.name, str(error).rstrip(".")) from error
-
-    if isinstance(given, list):
-        if not given:
-            raise _wrong_space(method, setting.name, "the list of choices is empty")
-        return CategoricalDistribution([fits(value) for value in given])
-    if not (isinstance(given, tuple) and len(given) == 3 and given[2] in ("log", "linear")):
-        wanted = '(low, high, "log" or "linear") or a list of choices is required'
-        raise _wrong_space(method, setting.name, f"{wanted}; got {given!r}")
-    low, high, log = fits(given[0]), fits(given[1]), given[2] == "log"
-    if not low < high or (log and not low > 0):
-        raise _wrong_space(
-            method,
-            setting.name,
-            f"low must be below high{' and above 0' if log else ''}; got {given!r}",
-        )
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=log)
-    return FloatDistribution(float(low), float(high), log=log)
-
-
-def _wrong_space(method: str, setting: str, why: str) -> DomadaptError:
-    return DomadaptError(
-        f"The space of {method} cannot be searched: {setting}: {why}. Mend the class attribute "
-        "`space`, or fix that setting."
-    )
+    if isinstance(given, Choices):
+        return CategoricalDistribution(given.values)
+    if isinstance(given.low, int) and isinstance(given.high, int):
+        return IntDistribution(given.low, given.high, log=given.log)
+    return FloatDistribution(given.low, given.high, log=given.log)
 
 
 @dataclass(frozen=True)
