@@ -28,6 +28,7 @@ from domadapt.defaults import BOTTLENECK
 from domadapt.errors import DomadaptError, unknown
 from domadapt.methods.registry import load_file
 from domadapt.network import Network, Normalize, Rescale, width_of
+from domadapt.resnet_cifar import DEPTHS, HEAD, PREPROCESSING, resnet_cifar
 from domadapt.task import Inputs, Kind
 
 BackboneOrigin = Literal["scratch", "pretrained", "transformer", "frozen"]
@@ -171,6 +172,7 @@ def backbone_names() -> list[tuple[str, str]]:
     about = {name: (inspect.getdoc(f) or "").splitlines()[0] for name, f in _SMALL.items()}
     return [
         *about.items(),
+        *((name, "residual network for images of 32 x 32 (CIFAR)") for name in DEPTHS),
         *((name, "torchvision classifier") for name in _torchvision_names()),
         ("timm:NAME", "any model of timm (extra 'timm')"),
         ("path.py:function", "your own: returns a module, or a module and its preprocessing"),
@@ -189,7 +191,9 @@ def preprocessing_of(name: str, weights: str | None = None) -> Preprocessing | N
         return None
     if _is_own(name):
         return _call_own(name, None)[1]
-    if name.startswith("timm:"):
+    if name in DEPTHS:
+        asked = PREPROCESSING
+    elif name.startswith("timm:"):
         asked = _timm_preprocessing(name)
     else:
         entry: Any = _hub_entry(name, None if _is_file(weights) else weights)
@@ -362,7 +366,10 @@ def _make(
             f"{name} takes images (3, height, width); got inputs {tuple(example.shape[1:])}. "
             "For vectors there is mlp, for series conv1d."
         )
-    made = (_timm if name.startswith("timm:") else _torchvision)(name, whole, example)
+    if name in DEPTHS:
+        made = _Made(resnet_cifar(name, whole, example), HEAD)
+    else:
+        made = (_timm if name.startswith("timm:") else _torchvision)(name, whole, example)
     return replace(
         made,
         preprocessing=preprocessing,
@@ -594,7 +601,11 @@ def _weights(name: str, weights: str) -> dict[str, Tensor]:
     """Pre-trained weights, from a file or a hub."""
     if _is_file(weights):
         return read_state(Path(weights))
-    if name in _SMALL or _is_own(name) or (name.startswith("timm:") and weights != "DEFAULT"):
+    if (
+        name in (*_SMALL, *DEPTHS)
+        or _is_own(name)
+        or (name.startswith("timm:") and weights != "DEFAULT")
+    ):
         also = " or DEFAULT" if name.startswith("timm:") else ""
         raise DomadaptError(
             f"The weights of {name} must be a file ({', '.join(WEIGHT_FILES)}){also}; got "

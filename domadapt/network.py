@@ -121,18 +121,25 @@ class Network(nn.Module):
         raise DomadaptError("The head must hold a torch.nn.Linear; it has none.")
 
     def blocks(self) -> dict[str, nn.Module]:
-        """The transferable layers in order: those given, else the longest chain of the backbone."""
+        """The transferable layers in order: those given, else the longest chain of the backbone.
+
+        A chain is a `Sequential` or `ModuleList`, or a module with several stages, such as a
+        ResNet's ``layer1`` to ``layer4``. A stage is a `Sequential` of modules that have layers of
+        their own; it counts with each of these. Where the backbone's own children are more than
+        any chain has entries, they are the blocks.
+        """
         if self._transferable is not None:
             return {name: self.backbone.get_submodule(name) for name in self._transferable}
-        # A plain module with children of its own (such as a ResNet's layers) is a chain as well;
-        # it serves where the backbone has no Sequential or ModuleList with at least two entries.
-        chains = [
-            (f"{name}." if name else "", module)
-            for name, module in self.backbone.named_modules()
-            if isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 1
-        ]
-        prefix, chain = max(chains, key=lambda c: len(c[1]), default=("", self.backbone))
-        return {f"{prefix}{name}": child for name, child in chain.named_children()}
+        own = [child for _, child in self.backbone.named_children()]
+        least = sum(any(True for _ in child.parameters()) for child in own) - 1
+        best: dict[str, nn.Module] = dict(self.backbone.named_children())
+        for name, module in self.backbone.named_modules():
+            stages = sum(_is_stage(child) for child in module.children())
+            if isinstance(module, _CHAINS) or stages > 1:
+                entries = _entries(module, f"{name}." if name else "")
+                if len(entries) > max(1, least):
+                    best, least = entries, len(entries)
+        return best
 
     @classmethod
     def from_classifier(
@@ -179,6 +186,31 @@ class Calibrated(nn.Module):
         """Calibrated logits ``(n, classes)``."""
         logits: Tensor = self.model(x)
         return logits / self.temperature + self.offset
+
+
+_CHAINS = (nn.Sequential, nn.ModuleList)
+
+
+def _is_stage(module: nn.Module) -> bool:
+    """Whether a module is a row of blocks of one kind, each of several layers."""
+    children = list(module.children())
+    return (
+        isinstance(module, _CHAINS)
+        and len({type(child) for child in children}) == 1
+        and all(any(True for _ in child.children()) for child in children)
+        and not isinstance(children[0], _CHAINS)
+    )
+
+
+def _entries(module: nn.Module, prefix: str) -> dict[str, nn.Module]:
+    """The children of a module by name, those of a stage in its place."""
+    found: dict[str, nn.Module] = {}
+    for name, child in module.named_children():
+        if _is_stage(child):
+            found |= {f"{prefix}{name}.{n}": c for n, c in child.named_children()}
+        else:
+            found[f"{prefix}{name}"] = child
+    return found
 
 
 def _last_linear(module: nn.Module) -> nn.Linear:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from domadapt.errors import DomadaptError
 from domadapt.network import Discriminator, Network, Normalize, width_of
@@ -72,6 +73,24 @@ def test_blocks_are_the_longest_chain_or_those_given() -> None:
     assert Network(backbone, nn.Linear(6, 2), transferable=chosen).blocks() == chosen
     named = Network(convolutions(), nn.Linear(6, 2)).blocks()
     assert list(named) == ["0", "1", "2"]
+
+
+def test_blocks_of_a_resnet_are_those_of_all_its_stages() -> None:
+    network = Network.from_classifier(models.resnet18(weights=None))
+    blocks = network.blocks()
+    wanted = [f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
+    assert [name for name in blocks if name.startswith("layer")] == wanted
+    assert next(iter(blocks)) == "conv1"
+    assert blocks["layer3.1"] is network.backbone.get_submodule("layer3.1")
+
+
+def test_parallel_branches_are_no_chain() -> None:
+    network = Network.from_classifier(
+        models.googlenet(weights=None, aux_logits=False, init_weights=False)
+    )
+    names = list(network.blocks())
+    assert names.index("conv1") < names.index("inception3a") < names.index("inception5b")
+    assert not any("branch" in name for name in names)
 
 
 class Classifier(nn.Module):
