@@ -28,6 +28,8 @@ from domadapt.inference import outputs_of
 from domadapt.methods import Method, SourceView, TargetView, method_class, method_names
 from domadapt.network import Network
 from domadapt.settings import settings_of
+from domadapt.strategies.lora import merged
+from domadapt.strategies.tuning import Tuning, tuning_of
 from domadapt.task import Batch, Task
 from domadapt.training import Training
 
@@ -142,17 +144,25 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def parameter_groups(method: Method, training: Training) -> list[dict[str, Any]]:
-    """Every trainable parameter in exactly one group: backbone, new layers, the method's own."""
+def parameter_groups(
+    method: Method, training: Training, tuning: Tuning | None = None
+) -> list[dict[str, Any]]:
+    """Every trainable parameter in exactly one group: backbone, new layers, the method's own.
+
+    A strategy (`tuning`) says which never train and scales their rates.
+    """
     network = method.network
     backbone = {id(p) for p in network.backbone.parameters()}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter in method.parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or (tuning and not tuning.trains(parameter)):
             continue
         rate = training.lr * (1.0 if id(parameter) in backbone else training.head_lr_multiple)
         # Shrinking biases and the scales of normalisation layers regularises nothing.
         decay = training.weight_decay if parameter.ndim > 1 else 0.0
+        if tuning is not None:
+            rate *= tuning.scale(parameter)
+            decay = decay if tuning.decays(parameter) else 0.0
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
     if not groups:
@@ -162,9 +172,11 @@ def parameter_groups(method: Method, training: Training) -> list[dict[str, Any]]
     return list(groups.values())
 
 
-def make_optimizer(method: Method, training: Training) -> torch.optim.Optimizer:
+def make_optimizer(
+    method: Method, training: Training, tuning: Tuning | None = None
+) -> torch.optim.Optimizer:
     """The optimiser of the settings over `parameter_groups`."""
-    groups = parameter_groups(method, training)
+    groups = parameter_groups(method, training, tuning)
     if training.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=training.lr, fused=True)
     return torch.optim.SGD(
@@ -248,6 +260,15 @@ class Trainer:
             raise DomadaptError(
                 f"sam acts on the source loss, and {method.name} has none; leave it out."
             )
+        #: What of the network trains, and when; None where all of it does, as the method says.
+        self.tuning = (
+            tuning_of(method.network, training, self.steps, method.name) if method.trains else None
+        )
+        if self.tuning and self.tuning.strategy.phased and self.accelerator.num_processes > 1:
+            raise DomadaptError(
+                f"The strategy {training.finetune} changes what trains during the run, which "
+                "several processes cannot follow; use one, or choose another strategy."
+            )
         method.open_set = task.open_set
         if training.ema and method.adapted() is not method.network:
             raise DomadaptError(
@@ -316,7 +337,10 @@ class Trainer:
         if training.balance and method.needs_target:
             self._weights_t = torch.ones(len(self.task.target_train)).double()
         # The optimiser is made after the move, over the parameters that are trained.
-        bare = make_optimizer(method, training)
+        tuning = self.tuning
+        bare = make_optimizer(method, training, tuning)
+        if tuning is not None:
+            tuning.begin()
         if self.path is not None and self.path.exists():
             self._restore(bare)
         if method.closed_form:
@@ -343,20 +367,29 @@ class Trainer:
             if self._weights_t is not None and step and self._due(step, BALANCES):
                 self._balance()
                 batches = self._batches(step)
-            factor = training.lr_factor(progress)
+            if tuning is not None:
+                tuning.enter(step)
+            factor = training.lr_factor(progress) if tuning is None else tuning.lr_factor(step)
             for group in bare.param_groups:
                 group["lr"] = group["initial_lr"] * factor
             for micro in range(training.accumulate):
                 last = micro == training.accumulate - 1
                 batch = self._place(next(batches))
-                if micro == 0 and self.doctor.due(step):
+                # While a strategy holds back what will train, there is nothing yet to judge.
+                judged = tuning is None or tuning.settled
+                if micro == 0 and judged and self.doctor.due(step):
                     self._examine(batch, bare)
+                if tuning is not None:
+                    tuning.hold()
                 if method.critic_steps and micro == 0:
                     self._train_critic(batch, bare)
                 climbed = self._climb(batch) if training.sam else []
                 with nullcontext() if last else accelerator.no_sync(model):
                     losses = model(batch)
                     total = losses.total
+                    penalty = None if tuning is None else tuning.penalty()
+                    if penalty is not None:
+                        total = total + penalty
                     if training.accumulate > 1:
                         total = total / training.accumulate
                     if scaled:
@@ -364,7 +397,10 @@ class Trainer:
                     elif method.trains:
                         total.backward()
                 _descend(climbed)
-                window.add(losses.terms, losses.weights)
+                if penalty is None:
+                    window.add(losses.terms, losses.weights)
+                else:
+                    window.add({**losses.terms, "l2_sp": penalty}, {**losses.weights, "l2_sp": 1.0})
             if training.clip is not None:
                 accelerator.unscale_gradients(optimizer)
                 for part in parts:
@@ -397,6 +433,8 @@ class Trainer:
                 self._maybe_save(bare)
         if self.track is not None:
             accelerator.end_training()
+        if tuning is not None:
+            tuning.end()
         self._share_buffers()
         network = self._adapted()
         if training.channels_last and self.task.kind == "image":
@@ -411,7 +449,7 @@ class Trainer:
 
     def _adapted(self) -> Network:
         """The network as it would be kept now."""
-        return self.method.adapted() if self.average is None else self.average
+        return merged(self.method.adapted() if self.average is None else self.average)
 
     def _show(self, look: Look) -> float:
         """Let `look` see the network as it is now; returns the seconds it took."""

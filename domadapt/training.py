@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from domadapt.errors import DomadaptError
+from domadapt.strategies.spec import read_strategy
+
+#: The slanted triangle: the share of the run that rises, and the highest rate over the lowest.
+RISE, RATIO = 0.1, 32.0
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,13 @@ class Training:
         weight_decay: decoupled (adamw) or L2 (sgd), on matrices and filters only.
         momentum: of SGD.
         schedule: over progress p: "constant"; "cosine" (to 0); "inverse", (1 + 10 p)^-0.75 as in
-            Ganin and Lempitsky (2015).
+            Ganin and Lempitsky (2015); "slanted", a steep rise over a tenth of the run and a long
+            fall to a 32nd (Howard and Ruder, 2018, arXiv:1801.06146).
         warmup: share of the run over which the rate rises linearly.
+        finetune: which parameters train, when and how fast: full, feature_extraction, partial:K
+            (the last K blocks), lp_ft (the head alone first), gradual (block after block from the
+            top), bitfit, adapters:WIDTH, lora:RANK; with +discriminative, +layer_decay:RATE or
+            +l2_sp; or ulmfit.
         clip: largest norm of the network's gradient, and, apart from it, of the method's own
             modules; None does not clip.
         accumulate: batches whose gradients are averaged into one step.
@@ -56,8 +65,9 @@ class Training:
     head_lr_multiple: float = 1.0
     weight_decay: float = 1e-2
     momentum: float = 0.9
-    schedule: Literal["constant", "cosine", "inverse"] = "cosine"
+    schedule: Literal["constant", "cosine", "inverse", "slanted"] = "cosine"
     warmup: float = 0.0
+    finetune: str = "full"
     clip: float | None = None
     accumulate: int = 1
     sam: float = 0.0
@@ -91,12 +101,29 @@ class Training:
             if not getattr(self, name) >= 0:
                 raise DomadaptError(f"{name} must not be negative; got {getattr(self, name)}.")
 
-    def lr_factor(self, progress: float) -> float:
-        """The schedule's factor on every learning rate, a function of step / steps."""
+        read_strategy(self.finetune)
+
+    def lr_factor(self, progress: float, schedule: str | None = None) -> float:
+        """The factor on every learning rate, a function of step / steps.
+
+        `schedule` is another one than that of the settings.
+        """
+        schedule = schedule or self.schedule
         if progress < self.warmup:
             return (progress + 1 / self.steps) / (self.warmup + 1 / self.steps)
-        if self.schedule == "cosine":
+        if schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * progress))
-        if self.schedule == "inverse":
+        if schedule == "inverse":
             return float((1 + 10 * progress) ** -0.75)
+        if schedule == "slanted":
+            height = progress / RISE if progress < RISE else (1 - progress) / (1 - RISE)
+            return (1 + height * (RATIO - 1)) / RATIO
         return 1.0
+
+    def asked(self) -> dict[str, Any]:
+        """All settings as plain values for a hash.
+
+        `finetune` is left out where it is "full": what was trained before there was that setting
+        is known again.
+        """
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("finetune", "full")}

@@ -23,6 +23,7 @@ from domadapt.runs.candidate import check_source
 from domadapt.runs.plan import ModelSpec, Plan
 from domadapt.runs.saved import is_regression, read_config
 from domadapt.selection.portfolio import AUTO, VERSION, Budget, Entry, cost, portfolio, seeds_of
+from domadapt.strategies.tuning import prepare
 from domadapt.task import Domain, Task
 from domadapt.trainer import Trainer
 from domadapt.training import Training
@@ -142,7 +143,8 @@ def check_method(
     fitted: bool = True,
 ) -> Network:
     """Refuse settings and needs that cannot be met; returns a network as it would be trained."""
-    built = build_method(method, plan.make_network(how.seed), settings)
+    network = prepare(plan.make_network(how.seed), how.finetune, plan.example, how.seed)
+    built = build_method(method, network, settings)
     check_source(plan, built.name, built.needs_source, started=True)
     network = copy.deepcopy(built.network)
     Trainer(built, plan.task, plan.views, how).rehearse(fitted)

@@ -108,7 +108,7 @@ def _shared(suite: Suite, task: Task, threads: int) -> dict[str, Any]:
         "data": task.fingerprint(),
         "labels_oracle": _labels(task),
         "model": _shown({**asdict(spec), "name": plan.spec.name}),
-        "training": {k: v for k, v in asdict(how).items() if k not in IDLE},
+        "training": {k: v for k, v in how.asked().items() if k not in IDLE},
         "views": plan.views.config(),
         "device": make_accelerator(how).device.type,
         "threads": threads,

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,8 @@ from domadapt.methods.registry import method_class, method_names, method_parts
 from domadapt.network import Network
 from domadapt.open_set import closed_network, open_network, rule_from, rule_of, with_threshold
 from domadapt.runs.plan import Plan, spec_dict
+from domadapt.strategies.adapters import restore_adapters
+from domadapt.strategies.tuning import prepare
 from domadapt.trainer import History, Log, Trainer, Watch
 from domadapt.training import Training
 
@@ -80,7 +82,7 @@ def candidate_key(plan: Plan, method: str, settings: Mapping[str, Any], training
         "method": method,
         "source": method_source_hash(method),
         "settings": dict(settings),
-        "training": {k: v for k, v in asdict(training).items() if k not in idle},
+        "training": {k: v for k, v in training.asked().items() if k not in idle},
         "model": spec_dict(plan.spec),
         "views": plan.views.config(),
         "data": plan.task.fingerprint(),
@@ -140,6 +142,7 @@ def train_candidate(
     network = plan.make_network(training.seed)
     if start is not None and is_source_free(method):
         network = closed_network(copy.deepcopy(start)).train()
+    prepare(network, training.finetune, plan.example, training.seed)
     built = build_method(method, network, settings)
     check_source(plan, built.name, built.needs_source, start is not None)
     name = built.name
@@ -154,6 +157,8 @@ def train_candidate(
                 "or begin a run in another folder."
             )
         state, _ = checkpoint.load_tensors(folder / WEIGHTS)
+        network = plan.make_network(training.seed)
+        restore_adapters(network, state)
         if result.get("unknown") is not None:
             network = _opened(network, result["unknown"], state)
         checkpoint.load_module_state(network, state, folder / WEIGHTS)
@@ -234,6 +239,7 @@ def looks_back(plan: Plan, seed: int, folder: Path) -> Iterator[tuple[int, Netwo
     for path in sorted(folder.glob(LOOKS)):
         state, about = checkpoint.load_tensors(path)
         network = copy.deepcopy(blank)
+        restore_adapters(network, state)
         if about["unknown"] is not None:
             network = _opened(network, about["unknown"], state)
         checkpoint.load_module_state(network, state, path)
