@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domadapt.benchmark.fair import Check
+from domadapt.benchmark.published import Figure, Published
 from domadapt.benchmark.statistics import Interval
 from domadapt.benchmark.suite import ORACLE, UPPER
 from domadapt.benchmark.summary import Standing, Summary
@@ -21,6 +22,7 @@ def markdown(
     checks: Sequence[Check] = (),
     failures: Sequence[tuple[str, str]] = (),
     about: Mapping[str, Any] | None = None,
+    published: Published | None = None,
 ) -> str:
     """The leaderboard as Markdown.
 
@@ -29,6 +31,7 @@ def markdown(
         checks: of fair play.
         failures: cells that failed, each with its reason.
         about: the suite as plain data: ``name``, ``about``.
+        published: figures of others for its tasks and backbone.
     """
     said = dict(about or {})
     metric = summary.metric.replace("_", " ")
@@ -46,6 +49,8 @@ def markdown(
     ]
     if summary.picks:
         parts += ["## Chosen without target labels", _picked(summary)]
+    if published is not None and published.rows:
+        parts += ["## Published figures", _published(summary, published)]
     if checks:
         parts += ["## Fair play", _checked(checks)]
     if failures:
@@ -53,8 +58,11 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def latex(summary: Summary) -> str:
-    """The table of accuracies in LaTeX, for the package booktabs; the best of a task is bold."""
+def latex(summary: Summary, published: Published | None = None) -> str:
+    """The table of accuracies in LaTeX, for the package booktabs; the best of a task is bold.
+
+    A second table holds the published figures, where there are any.
+    """
     short = _short_names(summary.tasks)
     heads = ["method", *short, "mean"]
     lines = [
@@ -78,7 +86,10 @@ def latex(summary: Summary) -> str:
             )
         cells.append("--" if one.mean is None else f"{100 * one.mean:.1f}")
         lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    lines += [r"\bottomrule", r"\end{tabular}", ""]
+    if published is not None and published.rows:
+        lines += _published_latex(summary, published)
+    return "\n".join(lines)
 
 
 def _accuracies(summary: Summary) -> str:
@@ -182,6 +193,71 @@ def _picked(summary: Summary) -> str:
     return f"{_table(heads, rows)}\n\n{said}"
 
 
+def _published(summary: Summary, published: Published) -> str:
+    heads, rows = _published_rows(summary, published)
+    metric = summary.metric.replace("_", " ")
+    said = (
+        f"Figures of others, in percent, where task, backbone and {metric} are the same; here is "
+        "this benchmark, after the last step. A figure whose checkpoint was chosen with target "
+        "labels is not comparable with one that was not. The last column says what else differs "
+        "from this suite. The mean is over the tasks of this table."
+    )
+    places = "\n".join(f"{i}. {place}" for i, place in enumerate(published.places, 1))
+    return f"{_table(heads, rows)}\n\n{said}\n\n{places}"
+
+
+def _published_rows(summary: Summary, published: Published) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: each method's own figures of this benchmark, then those of others."""
+    tasks = published.tasks
+    chosen = "chosen with target labels"
+    heads = ["method", "from", *_short_names(tasks), "mean", chosen, "differs"]
+    own = {one.method: one for one in summary.standings if not one.oracle}
+    rows, before = [], ""
+    for row in published.rows:
+        mine = own.get(row.method)
+        if mine is not None and row.method != before:
+            means = [mine.tasks[t].mean if t in mine.tasks else None for t in tasks]
+            there = [m for m in means if m is not None]
+            mean = sum(there) / len(there) if tasks and len(there) == len(tasks) else None
+            mean = mine.mean if not tasks else mean
+            rows.append(
+                [row.method, "here", *(_percent(m) for m in means), _percent(mean), "no", NOTHING]
+            )
+        before = row.method
+        rows.append(
+            [
+                row.method,
+                f"[{row.place}]",
+                *(_figure(row.values.get(task)) for task in tasks),
+                NOTHING if row.mean is None else f"{row.mean:.1f}",
+                row.labels_selected,
+                "; ".join(row.differs) or NOTHING,
+            ]
+        )
+    return heads, rows
+
+
+def _figure(figure: Figure | None) -> str:
+    if figure is None:
+        return NOTHING
+    return f"{figure.value:.1f}" + ("" if figure.spread is None else f" ± {figure.spread:.1f}")
+
+
+def _published_latex(summary: Summary, published: Published) -> list[str]:
+    heads, rows = _published_rows(summary, published)
+    # What differs is a sentence, too long for a column.
+    kept = [[*row[:-1], "" if row[-1] == NOTHING else "*"] for row in [heads, *rows]]
+    kept[0][-1] = "differs"
+    lines = [rf"\begin{{tabular}}{{ll{'r' * (len(heads) - 4)}ll}}", r"\toprule"]
+    for row in kept:
+        lines.append(" & ".join(_escaped(cell) for cell in row) + r" \\")
+        if row is kept[0]:
+            lines.append(r"\midrule")
+    places = [f"% [{i}] {place}" for i, place in enumerate(published.places, 1)]
+    differs = [f"% {row[0]} {row[1]}: {row[-1]}" for row in rows if row[-1] != NOTHING]
+    return ["% Published figures.", *places, *differs, *lines, r"\bottomrule", r"\end{tabular}", ""]
+
+
 def _checked(checks: Sequence[Check]) -> str:
     return "\n".join(f"- {'yes' if c.kept else 'NO'}: {c.what}: {c.found}" for c in checks)
 
@@ -225,7 +301,15 @@ def _short_names(tasks: Sequence[str]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    marks = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "->": r"$\to$", "–": "--"}
+    marks = {
+        "±": r"$\pm$",
+        "_": r"\_",
+        "%": r"\%",
+        "&": r"\&",
+        "#": r"\#",
+        "->": r"$\to$",
+        "–": "--",
+    }
     for mark, shown in marks.items():
         text = text.replace(mark, shown)
     return text

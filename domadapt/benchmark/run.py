@@ -15,6 +15,7 @@ from domadapt.benchmark.cells import cells_of, planned
 from domadapt.benchmark.fair import Check, checks
 from domadapt.benchmark.leaderboard import latex, markdown
 from domadapt.benchmark.pace import Follower
+from domadapt.benchmark.published import Published, published_for
 from domadapt.benchmark.results import read_plan, results_of, write_plan, write_results
 from domadapt.benchmark.suite import Suite, read_suite
 from domadapt.benchmark.summary import Summary, summarise
@@ -37,6 +38,7 @@ class Benchmark:
         checks: of fair play.
         failures: cells that failed, each with its reason.
         missing: how many cells are not finished.
+        published: figures of others beside those of the summary; None where that is None.
     """
 
     frame: pd.DataFrame
@@ -44,6 +46,7 @@ class Benchmark:
     checks: list[Check]
     failures: list[tuple[str, str]]
     missing: int
+    published: Published | None = None
 
 
 def benchmark(
@@ -122,16 +125,17 @@ def report(out: Path | str) -> Benchmark:
     ]
     write_results(folder, frame)
     fair = checks(of, found)
-    summary = None
+    summary = published = None
     if len(failures) < len(found):
         names = [list(dict.fromkeys(cell[i] for cell in of)) for i in (0, 1)]
         tasks, methods = ([str(name) for name in some] for some in names)
         validators = about["validators"]
         summary = summarise(frame, about["metric"], validators, tasks, methods)
-        text = markdown(summary, fair, failures, about)
+        published = published_for(about, tasks, methods)
+        text = markdown(summary, fair, failures, about, published)
         checkpoint.write_text(folder / "leaderboard.md", text)
-        checkpoint.write_text(folder / "leaderboard.tex", latex(summary))
-    return Benchmark(frame, summary, fair, failures, len(of) - len(found))
+        checkpoint.write_text(folder / "leaderboard.tex", latex(summary, published))
+    return Benchmark(frame, summary, fair, failures, len(of) - len(found), published)
 
 
 def _run(

@@ -25,6 +25,8 @@ UPPER = "target_only"
 ORACLE = "oracle"
 #: By which scores a table may be ranked.
 METRICS = ("accuracy", "per_class_mean", "macro_f1")
+#: How a target may be scored: on the unlabelled samples trained with, or on others.
+PROTOCOLS = ("transductive", "inductive")
 _MODEL = ("name", "weights", "head", "freeze", "bottleneck", "image_size", "augment", "checkpoint")
 
 
@@ -67,6 +69,8 @@ class Suite:
         metric: by which the leaderboard ranks.
         folder: where relative paths begin.
         about: a sentence for the leaderboard, such as the protocol.
+        protocol: "transductive" or "inductive", against which published figures are held; empty:
+            as the catalogue has each task.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Suite:
     metric: str = "accuracy"
     folder: Path = Path()
     about: str = ""
+    protocol: str = ""
 
     def checked(self) -> Suite:
         """The same with everything filled in: entries, seeds, task names; mistakes are refused."""
@@ -88,6 +93,8 @@ class Suite:
             raise unknown("metric of a suite", str(self.metric), METRICS)
         for validator in _strings("validators", self.validators):
             get_validator(validator)
+        if self.protocol not in ("", *PROTOCOLS):
+            raise unknown("protocol of a suite", str(self.protocol), PROTOCOLS)
         folder = Path(self.folder)
         training_for("scratch", self.training)
         if "seed" in self.training:

@@ -143,6 +143,47 @@ def task(spec: str, data_root: Path | str | None = None) -> Task:
     Raises:
         DomadaptError: as for `domain`; or source and target of collections that do not go together.
     """
+    sides = _sides(spec)
+    *sources, (collection, name, _) = sides
+    root = _root(data_root)
+    size = 32 if any(c == "svhn" for c, *_ in sides) else 28
+    parts = _COLLECTIONS[collection].parts
+    inductive = "test" in parts
+
+    def get(collection: str, name: str, part: str | None) -> Domain:
+        loaded = _load(collection, name, part, root)
+        return _resized(loaded, size) if collection in _SCANS else loaded
+
+    return Task(
+        [get(c, n, "train" if inductive else None) for c, n, _ in sources],
+        get(collection, name, "train" if inductive else None),
+        target_test=get(collection, name, "test") if inductive else None,
+        name=_task_spec([(c, n) for c, n, _ in sides]),
+    )
+
+
+def protocol(spec: str) -> tuple[str, str]:
+    """The name of a task as the catalogue spells it, and "transductive" or "inductive".
+
+    Raises:
+        DomadaptError: no task has this name. Whether its data are there is not asked.
+    """
+    named = [(collection, name) for collection, name, _ in _sides(spec)]
+    inductive = "test" in _COLLECTIONS[named[-1][0]].parts
+    return _task_spec(named), "inductive" if inductive else "transductive"
+
+
+def pairs(collection: str) -> list[str]:
+    """The names of the tasks between any two domains of a collection."""
+    of = _COLLECTIONS[collection]
+    return [
+        _task_spec(((collection, a), (collection, b)))
+        for a, b in itertools.permutations(of.domains, 2)
+    ]
+
+
+def _sides(spec: str) -> list[tuple[str, str, str | None]]:
+    """The sources of a task and, last, its target."""
     left, arrow, right = (s.strip() for s in spec.partition("->"))
     if not (left and arrow and right):
         raise DomadaptError(
@@ -163,22 +204,7 @@ def task(spec: str, data_root: Path | str | None = None) -> Task:
                 f"{', '.join(_SCANS)}; got {first[0]!r} and {collection!r}. To join others, build "
                 f"a Task from two domains."
             )
-    *sources, (collection, name, _) = sides
-    root = _root(data_root)
-    size = 32 if any(c == "svhn" for c, *_ in sides) else 28
-    parts = _COLLECTIONS[collection].parts
-    inductive = "test" in parts
-
-    def get(collection: str, name: str, part: str | None) -> Domain:
-        loaded = _load(collection, name, part, root)
-        return _resized(loaded, size) if collection in _SCANS else loaded
-
-    return Task(
-        [get(c, n, "train" if inductive else None) for c, n, _ in sources],
-        get(collection, name, "train" if inductive else None),
-        target_test=get(collection, name, "test") if inductive else None,
-        name=_task_spec([(c, n) for c, n, _ in sides]),
-    )
+    return sides
 
 
 def domains(data_root: Path | str | None = None) -> list[Entry]:
