@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from domadapt.data import from_arrays as from_arrays
     from domadapt.data import from_dataset as from_dataset
     from domadapt.data import from_folder as from_folder
+    from domadapt.data import from_hub_dataset as from_hub_dataset
     from domadapt.data import from_loader as from_loader
     from domadapt.data import from_table as from_table
+    from domadapt.data import from_texts as from_texts
     from domadapt.data import load as load
     from domadapt.data import load_task as load_task
     from domadapt.errors import DomadaptError as DomadaptError
@@ -44,8 +46,10 @@ _HOME = {
     "from_arrays": "data",
     "from_dataset": "data",
     "from_folder": "data",
+    "from_hub_dataset": "data",
     "from_loader": "data",
     "from_table": "data",
+    "from_texts": "data",
     "load": "data",
     "load_task": "data",
     "load_run": "runs.saved",

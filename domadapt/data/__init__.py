@@ -1,4 +1,4 @@
-"""Where domains come from: arrays, image folders, tables, and the catalogue of named tasks."""
+"""Where domains come from: arrays, folders, tables, texts, and the catalogue of named tasks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from domadapt.data.arrays import from_arrays, from_dataset, from_loader, from_npz
-from domadapt.data.folder import from_folder
+from domadapt.data.folder import EXTENSIONS as IMAGES
+from domadapt.data.folder import files_below, from_folder
 from domadapt.data.table import EXTENSIONS, from_table
+from domadapt.data.text import from_hub_dataset, from_text_folder, from_text_table, from_texts
 from domadapt.errors import DomadaptError
 from domadapt.task import Domain, Task
 
@@ -17,16 +19,20 @@ __all__ = [
     "from_arrays",
     "from_dataset",
     "from_folder",
+    "from_hub_dataset",
     "from_loader",
     "from_npz",
     "from_table",
+    "from_text_folder",
+    "from_text_table",
+    "from_texts",
     "load",
     "load_task",
 ]
 
 _ACCEPTED = (
-    "an image folder, a table (.csv, .csv.gz, .parquet), arrays (.npz, .npy), or "
-    "catalogue:domain such as digits:printed"
+    "an image folder, a folder of .txt files, a table (.csv, .csv.gz, .parquet, .jsonl), arrays "
+    "(.npz, .npy), or catalogue:domain such as digits:printed"
 )
 
 
@@ -40,12 +46,14 @@ def load(
     labelled: bool | None = None,
     data_root: str | Path | None = None,
     regression: bool = False,
+    text_column: str | None = None,
 ) -> Domain:
     """The domain that a path or a name stands for.
 
-    A folder is read by `from_folder`, a ``.csv``, ``.csv.gz`` or ``.parquet`` by `from_table`, an
-    ``.npz`` or ``.npy`` by `from_npz`; what is no path and has a colon is looked up in the
-    catalogue.
+    A folder is read by `from_folder`, or, where it holds ``.txt`` files and no image, by
+    `from_text_folder`; a table (``.csv``, ``.csv.gz``, ``.parquet``, ``.jsonl``) by `from_table`,
+    or, where `text_column` is given, by `from_text_table`; an ``.npz`` or ``.npy`` by `from_npz`;
+    what is no path and has a colon is looked up in the catalogue.
 
     Args:
         spec: the path, or ``catalogue:domain``.
@@ -56,6 +64,8 @@ def load(
         labelled: True insists on labels, False drops them, None takes what there is.
         data_root: the folder in which the catalogue finds data sets.
         regression: labels are measurements; of a table or arrays alone.
+        text_column: the column of a table that holds texts, two with a comma between for pairs, or
+            "auto" for the column of the longest strings.
 
     Raises:
         DomadaptError: nothing there, a kind of file that is not read, an argument that does not
@@ -71,14 +81,24 @@ def load(
         domain = catalogue.domain(str(spec), data_root=data_root)
         domain = dataclasses.replace(domain, name=name or domain.name)
     elif path.is_dir():
-        _refuse("an image folder", label_column=label_column, group_column=group_column)
-        _refuse("an image folder", columns=columns)
+        _refuse("a folder", label_column=label_column, group_column=group_column, columns=columns)
         if (path / "config.json").exists() and (path / "model.safetensors").exists():
             raise DomadaptError(
                 f"Data are required; {str(path)!r} is the folder of a run. Its model is taken up "
                 "by load_run, `domadapt predict` and `domadapt evaluate`."
             )
-        domain = from_folder(path, name=name, labelled=labelled)
+        read = from_text_folder if _holds_texts(path) else from_folder
+        domain = read(path, name=name, labelled=labelled)
+    elif path.name.lower().endswith(EXTENSIONS) and text_column is not None:
+        domain = from_text_table(
+            path,
+            text_column=text_column,
+            label_column=label_column,
+            group_column=group_column,
+            name=name,
+            labelled=labelled,
+            regression=regression,
+        )
     elif path.name.lower().endswith(EXTENSIONS):
         domain = from_table(
             path,
@@ -112,6 +132,16 @@ def load_task(spec: str, data_root: str | Path | None = None) -> Task:
     from domadapt.data import catalogue
 
     return catalogue.task(spec, data_root=data_root)
+
+
+def _holds_texts(folder: Path) -> bool:
+    """Whether there are texts under a folder, and no image."""
+    found = {
+        "text" if f.lower().endswith(".txt") else "image"
+        for f in files_below(folder)
+        if f.lower().endswith((*IMAGES, ".txt"))
+    }
+    return found == {"text"}
 
 
 def _refuse(where: str, **given: object) -> None:

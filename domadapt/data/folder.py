@@ -153,14 +153,14 @@ def from_folder(
         raise DomadaptError(f"An image folder is required; {str(root)!r} is no folder.")
     found: list[str] = []
     skipped: dict[str, list[str]] = {"not an image": [], "unreadable": []}
-    for file in sorted(_files(root)):
+    for file in sorted(files_below(root)):
         if not file.lower().endswith(EXTENSIONS):
             skipped["not an image"].append(file)
         elif not _readable(root / file):
             skipped["unreadable"].append(file)
         else:
             found.append(file)
-    notes = tuple(_note(reason, files) for reason, files in skipped.items() if files)
+    notes = tuple(skipped_note(reason, files) for reason, files in skipped.items() if files)
     if not found:
         raise DomadaptError(
             f"The folder {str(root)!r} holds no usable image (it needs {', '.join(EXTENSIONS)})"
@@ -181,11 +181,11 @@ def from_folder(
         )
     labels = class_names = None
     if labelled is not False and not flat:
-        folders = {e.name: e.name for e in os.scandir(root) if e.is_dir() and _shown(e.name)}
+        folders = {e.name: e.name for e in os.scandir(root) if e.is_dir() and is_shown(e.name)}
         # One string object per class, however many images it has.
         labels = np.array([folders[file.split("/", 1)[0]] for file in found], dtype=object)
         class_names = class_order(set(folders))
-        notes += _empty_classes(class_names, labels)
+        notes += empty_classes(class_names, labels, "image")
     paths = Paths(found)
     return Domain(
         name or root.resolve().name,
@@ -199,11 +199,12 @@ def from_folder(
     )
 
 
-def _shown(name: str) -> bool:
+def is_shown(name: str) -> bool:
+    """Whether a file or folder is not hidden."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _files(root: Path) -> Iterator[str]:
+def files_below(root: Path) -> Iterator[str]:
     """Every file under `root` that is not hidden, as a relative path with forward slashes."""
     seen: set[str] = set()
     for at, folders, files in os.walk(root, followlinks=True):
@@ -212,9 +213,9 @@ def _files(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(filter(_shown, folders))
+        folders[:] = sorted(filter(is_shown, folders))
         below = Path(at).relative_to(root).as_posix()
-        for file in filter(_shown, files):
+        for file in filter(is_shown, files):
             yield file if below == "." else f"{below}/{file}"
 
 
@@ -246,12 +247,14 @@ def _complete(image: Image.Image, tail: bytes, size: int) -> bool:
     return False
 
 
-def _note(reason: str, files: Sequence[str]) -> str:
+def skipped_note(reason: str, files: Sequence[str]) -> str:
+    """A note on files that were passed over."""
     shown = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
     return f"{len(files)} file(s) skipped, {reason}: {shown}"
 
 
-def _empty_classes(class_names: Sequence[str], labels: np.ndarray) -> tuple[str, ...]:
+def empty_classes(class_names: Sequence[str], labels: np.ndarray, what: str) -> tuple[str, ...]:
+    """A note on class folders that hold no `what`, where there are such."""
     counts = Counter(labels.tolist())
     empty = [c for c in class_names if not counts[c]]
-    return (f"class folder(s) without a usable image: {', '.join(empty)}",) if empty else ()
+    return (f"class folder(s) without a usable {what}: {', '.join(empty)}",) if empty else ()

@@ -1,7 +1,9 @@
-"""Domains from tables: CSV and Parquet files."""
+"""Domains from tables: CSV, Parquet and JSON lines files."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: The endings of files that are tables.
-EXTENSIONS = (".csv", ".csv.gz", ".parquet")
+EXTENSIONS = (".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz", ".ndjson")
 
 
 def from_table(
@@ -37,8 +39,8 @@ def from_table(
     An unnamed first column of a CSV, in which pandas writes row numbers, is left out and noted.
 
     Args:
-        path: a ``.csv``, ``.csv.gz`` (separated by commas, names in the first row) or
-            ``.parquet`` file.
+        path: a ``.csv``, ``.csv.gz`` (separated by commas, names in the first row), ``.parquet``
+            or JSON lines file (``.jsonl``, ``.jsonl.gz``, ``.ndjson``).
         label_column: the column of the labels, text or numbers. A table without it, such as an
             unlabelled target, gives a domain without labels, and a note.
         group_column: the column that says who or what each row comes from; it must be there.
@@ -52,12 +54,12 @@ def from_table(
         DomadaptError: no such file, columns that are missing or not numeric, or missing values.
     """
     path = Path(path)
-    frame = _read(path)
+    frame = read_frame(path)
     name = name or path.name.removesuffix(".gz").rsplit(".", 1)[0]
     notes = []
     if group_column is not None and group_column not in frame.columns:
         raise unknown(f"group column in {path.name!r}", group_column, map(str, frame.columns))
-    wanted_labels = _label_columns(label_column, frame, regression)
+    wanted_labels = label_columns(label_column, frame, regression)
     has_labels = bool(wanted_labels) and set(wanted_labels) <= set(frame.columns)
     if labelled and not has_labels:
         known = list(map(str, frame.columns))
@@ -101,7 +103,7 @@ def from_table(
     )
 
 
-def _label_columns(named: str | None, frame: pd.DataFrame, regression: bool) -> list[str]:
+def label_columns(named: str | None, frame: pd.DataFrame, regression: bool) -> list[str]:
     """The columns that hold the labels: one, or of a regression several with commas between."""
     if named is None:
         return []
@@ -110,7 +112,8 @@ def _label_columns(named: str | None, frame: pd.DataFrame, regression: bool) -> 
     return [c.strip() for c in named.split(",")]
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_frame(path: Path, texts: bool = False) -> pd.DataFrame:
+    """A table as it stands in a file; with `texts`, words such as NA are not taken as missing."""
     import pandas as pd
 
     if not path.is_file():
@@ -122,6 +125,13 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
             frame = pd.read_parquet(path)
+        elif path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
+            # Not by pandas, which guesses numbers and dates: "0012" and "2001" may be words.
+            data = path.read_bytes()
+            text = (gzip.decompress(data) if path.suffix.lower() == ".gz" else data).decode()
+            frame = pd.DataFrame([json.loads(row) for row in text.split("\n") if row.strip()])
+        elif texts:
+            frame = pd.read_csv(path, low_memory=False, keep_default_na=False, na_values=[""])
         else:
             frame = pd.read_csv(path, low_memory=False)
     except (OSError, ValueError, EOFError, zlib.error) as error:
@@ -129,7 +139,7 @@ def _read(path: Path) -> pd.DataFrame:
     if len(frame) == 0:
         raise DomadaptError(f"The table {path.name!r} has no rows; give at least one.")
     counted = frame.index.equals(pd.RangeIndex(len(frame)))
-    if path.suffix.lower() != ".parquet" and not counted:
+    if ".csv" in path.name.lower() and not counted:
         raise DomadaptError(
             f"The first row of {path.name!r} must name every column; the other rows have more "
             "values than it has names."
