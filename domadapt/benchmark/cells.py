@@ -54,6 +54,9 @@ def cells_of(suite: Suite, *, threads: int = 1, data_root: Path | str | None = N
             own = _own(entry)
             # The upper bound is trained as source_only is.
             own |= {"settings": _plain(_baseline(entries).settings)} if entry.oracle else {}
+            if suite.checkpoints and not entry.oracle:
+                # Only where there are any, so that cells without them stay what they were.
+                own["checkpoints"] = suite.checkpoints
             for seed in suite.seeds:
                 needs: tuple[str, ...] = ()
                 if not entry.oracle and is_source_free(entry.method):

@@ -49,6 +49,8 @@ def markdown(
     ]
     if summary.picks:
         parts += ["## Chosen without target labels", _picked(summary)]
+    if summary.checkpoints:
+        parts += ["## Checkpoints side by side", _side_by_side(summary)]
     if published is not None and published.rows:
         parts += ["## Published figures", _published(summary, published)]
     if checks:
@@ -61,7 +63,8 @@ def markdown(
 def latex(summary: Summary, published: Published | None = None) -> str:
     """The table of accuracies in LaTeX, for the package booktabs; the best of a task is bold.
 
-    A second table holds the published figures, where there are any.
+    A second table holds the published figures, where there are any, and another one the checkpoints
+    side by side.
     """
     short = _short_names(summary.tasks)
     heads = ["method", *short, "mean"]
@@ -89,6 +92,8 @@ def latex(summary: Summary, published: Published | None = None) -> str:
     lines += [r"\bottomrule", r"\end{tabular}", ""]
     if published is not None and published.rows:
         lines += _published_latex(summary, published)
+    if summary.checkpoints:
+        lines += _kept_latex(summary)
     return "\n".join(lines)
 
 
@@ -256,6 +261,58 @@ def _published_latex(summary: Summary, published: Published) -> list[str]:
     places = [f"% [{i}] {place}" for i, place in enumerate(published.places, 1)]
     differs = [f"% {row[0]} {row[1]}: {row[-1]}" for row in rows if row[-1] != NOTHING]
     return ["% Published figures.", *places, *differs, *lines, r"\bottomrule", r"\end{tabular}", ""]
+
+
+def _side_by_side(summary: Summary) -> str:
+    heads, rows = _kept_rows(summary)
+    gains = _gains(summary)
+    looks = max(one.looks for one in summary.checkpoints)
+    said = (
+        f"Each training was looked at {looks} times, evenly, the last step among them; the tables "
+        "above are of the last checkpoint. Each validator chooses one checkpoint of every training "
+        f"without target labels, by its largest score; best ({ORACLE}) is chosen with them, and no "
+        f"honest result. It lies {100 * gains[ORACLE]:.1f} points above the last on average over "
+        "methods: so much a table gains by choosing checkpoints on labelled target data."
+    )
+    named = [f"{name} {100 * gains[name]:+.1f}" for name in summary.checkpoints[0].chosen]
+    if named:
+        said += f" Against the last, validators are at: {', '.join(named)} points."
+    return f"{_table(heads, rows)}\n\n{said}"
+
+
+def _kept_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: accuracy of the last checkpoint, of those chosen, and of the best."""
+    names = list(summary.checkpoints[0].chosen)
+    heads = ["method", "last", *names, f"best ({ORACLE})"]
+    rows = [
+        [one.method, *map(_percent, (one.last, *(one.chosen[n] for n in names), one.best))]
+        for one in summary.checkpoints
+    ]
+    return heads, rows
+
+
+def _gains(summary: Summary) -> dict[str, float]:
+    """How much each choice of a checkpoint gains over the last, on average over methods."""
+    found = summary.checkpoints
+    gains = {n: sum(c.chosen[n] - c.last for c in found) / len(found) for n in found[0].chosen}
+    return {**gains, ORACLE: sum(c.best - c.last for c in found) / len(found)}
+
+
+def _kept_latex(summary: Summary) -> list[str]:
+    heads, rows = _kept_rows(summary)
+    return [
+        "",
+        f"% Target {summary.metric} in percent, mean over tasks and seeds, by the checkpoint kept;",
+        "% the best one is chosen with target labels.",
+        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        r"\toprule",
+        " & ".join(_escaped(head) for head in heads) + r" \\",
+        r"\midrule",
+        *(" & ".join(_escaped(cell) for cell in row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        "",
+    ]
 
 
 def _checked(checks: Sequence[Check]) -> str:

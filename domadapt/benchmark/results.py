@@ -12,18 +12,24 @@ import pandas as pd
 from domadapt import checkpoint
 from domadapt.benchmark.cells import Planned
 from domadapt.benchmark.choice import Pool, pools_of
-from domadapt.benchmark.suite import Entry, Suite
+from domadapt.benchmark.suite import ORACLE, Entry, Suite
 from domadapt.errors import DomadaptError
 from domadapt.runs.cell import Cells
 
 #: Files of a benchmark's folder.
 PLAN, RESULTS = "plan.json", "results.parquet"
 SCHEMA = 1
-COLUMNS = ("task", "method", "seed", "oracle", "kind", "metric", "value", "reason", "key")
+COLUMNS = (
+    *("task", "method", "seed", "oracle", "kind", "metric", "value", "reason", "key"),
+    "step",
+)
 #: The kinds of rows: from target labels; from source labels; scores without target labels; the
 #: guard; the verdict; what it cost, which differs from run to run; and that there is no result.
 TARGET, SOURCE, LABEL_FREE = "target", "source", "label_free"
 GUARD, VERDICT, COST, FAILED = "guard", "verdict", "cost", "failed"
+#: What was seen at a look on the way (see `Suite.checkpoints`), with its ``step``; its metrics that
+#: begin with ``oracle_`` are from target labels, the others from none.
+LOOK = "look"
 
 
 def write_plan(folder: Path, suite: Suite, cells: Sequence[Planned]) -> None:
@@ -66,8 +72,9 @@ def tidy(
 ) -> pd.DataFrame:
     """One row per cell and metric, in the order of the cells.
 
-    Columns: ``task, method, seed, oracle, kind, metric, value, reason, key``; see `TARGET` and its
-    like for the kinds. ``reason`` says why a cell failed or its method is set aside.
+    Columns: ``task, method, seed, oracle, kind, metric, value, reason, key, step``; see `TARGET`
+    and its like for the kinds. ``reason`` says why a cell failed or its method is set aside;
+    ``step`` is that of a look, and empty elsewhere.
     """
     judged = {(pool.task, pool.seed): pool for pool in pools}
     rows: list[tuple[Any, ...]] = []
@@ -84,8 +91,9 @@ def tidy(
             reason: str = "",
             who: tuple[Any, ...] = (cell.task, cell.method, cell.seed, oracle),
             key: str = cell.key,
+            step: int | None = None,
         ) -> None:
-            rows.append((*who, kind, metric, float(value), reason, key))
+            rows.append((*who, kind, metric, float(value), reason, key, step))
 
         if result["error"] is not None:
             add(FAILED, "failed", 1.0, result["error"])
@@ -94,6 +102,11 @@ def tidy(
             add(SOURCE if metric.startswith("source_") else TARGET, metric, value)
         for metric, value in result["scores"].items():
             add(LABEL_FREE, metric, value)
+        for look in result.get("looks", ()):
+            for metric, value in look["scores"].items():
+                add(LOOK, metric, value, step=look["step"])
+            for metric, value in look[ORACLE].items():
+                add(LOOK, f"{ORACLE}_{metric}", value, step=look["step"])
         pool = judged.get((cell.task, cell.seed))
         if pool is not None and not oracle:
             if cell.method in pool.ensv:
@@ -108,7 +121,7 @@ def tidy(
         for place, size in result["peak_memory"].items():
             add(COST, f"peak_memory_{place}", size)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    types = {"seed": "int64", "oracle": "bool", "value": "float64"}
+    types = {"seed": "int64", "oracle": "bool", "value": "float64", "step": "Int64"}
     return frame.astype({**types, **{c: "str" for c in COLUMNS if c not in types}})
 
 

@@ -67,6 +67,12 @@ class Suite:
         validators: the label-free scores that pick a candidate in the leaderboard, beside the
             verdict; all scores are recorded whatever is named here.
         metric: by which the leaderboard ranks.
+        checkpoints: at how many evenly spaced steps of each training, the last among them, the
+            network is looked at, to show the last checkpoint, those that validators choose and the
+            best in hindsight side by side; 0: at the last alone. It changes no weight. Each look
+            but the last costs the pass and the scores of an evaluation, once training is over;
+            until then its weights lie on the disk. Cells with and without looks are different
+            ones, as the latter lack what the former keep. The upper bound is not looked at.
         folder: where relative paths begin.
         about: a sentence for the leaderboard, such as the protocol.
         protocol: "transductive" or "inductive", against which published figures are held; empty:
@@ -84,6 +90,7 @@ class Suite:
     folder: Path = Path()
     about: str = ""
     protocol: str = ""
+    checkpoints: int = 0
 
     def checked(self) -> Suite:
         """The same with everything filled in: entries, seeds, task names; mistakes are refused."""
@@ -95,6 +102,11 @@ class Suite:
             get_validator(validator)
         if self.protocol not in ("", *PROTOCOLS):
             raise unknown("protocol of a suite", str(self.protocol), PROTOCOLS)
+        if type(self.checkpoints) is not int or self.checkpoints < 0:
+            raise DomadaptError(
+                "checkpoints of a suite are a number of looks at each training, 0 for none; got "
+                f"{self.checkpoints!r}."
+            )
         folder = Path(self.folder)
         training_for("scratch", self.training)
         if "seed" in self.training:

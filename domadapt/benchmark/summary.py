@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from domadapt.benchmark import statistics
-from domadapt.benchmark.results import COST, FAILED, GUARD, LABEL_FREE, TARGET, VERDICT
+from domadapt.benchmark.results import COST, FAILED, GUARD, LABEL_FREE, LOOK, TARGET, VERDICT
 from domadapt.benchmark.statistics import Interval, Paired, Ranks
 from domadapt.benchmark.suite import ORACLE, UPPER
 from domadapt.errors import DomadaptError
@@ -76,6 +76,26 @@ class Pick:
 
 
 @dataclass(frozen=True)
+class Checkpoints:
+    """One method by the checkpoint that is kept of each training: means over tasks and seeds.
+
+    Attributes:
+        method: its name.
+        last: of the checkpoint after the last step.
+        chosen: of that with the largest score, by validator; of equal ones the latest is taken,
+            and the last where none has a score.
+        best: of that which target labels choose (oracle).
+        looks: at how many checkpoints of a training was looked, at most.
+    """
+
+    method: str
+    last: float
+    chosen: dict[str, float]
+    best: float
+    looks: int
+
+
+@dataclass(frozen=True)
 class Summary:
     """The whole leaderboard as numbers."""
 
@@ -85,6 +105,7 @@ class Summary:
     ranks: Ranks
     picks: list[Pick]
     seeds: int
+    checkpoints: list[Checkpoints] = field(default_factory=list)
 
 
 def summarise(
@@ -158,7 +179,8 @@ def summarise(
         for m in methods
     ]
     picks = _picks(frame, table, honest, tasks, seeds, validators)
-    return Summary(metric, tasks, standings, ranks, picks, len(seeds))
+    looks = _checkpoints(frame, metric, tasks, methods, validators)
+    return Summary(metric, tasks, standings, ranks, picks, len(seeds), looks)
 
 
 def _of(frame: pd.DataFrame, kind: str, metric: str) -> pd.DataFrame:
@@ -219,6 +241,48 @@ def _cost(values: dict[str, np.ndarray], method: str) -> float | None:
 
 def _largest(values: np.ndarray) -> float | None:
     return float(np.nanmax(values)) if np.isfinite(values).any() else None
+
+
+def _checkpoints(
+    frame: pd.DataFrame,
+    metric: str,
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    validators: Sequence[str],
+) -> list[Checkpoints]:
+    """Last, chosen and best checkpoint of the methods that were looked at on every task."""
+    label = f"{ORACLE}_{metric}"
+    rows = frame[(frame["kind"] == LOOK) & frame["metric"].isin([label, *validators])]
+    if rows.empty:
+        return []
+    cell = ["method", "task", "seed"]
+    looks = rows.pivot(index=[*cell, "step"], columns="metric", values="value")
+    looks = looks.reindex(columns=list(dict.fromkeys([label, *validators])))
+    looks = looks[looks[label].notna()].reset_index()
+    steps = looks.groupby("method")["step"].nunique()
+
+    def kept(by: str) -> pd.Series:
+        """Means over seeds and then tasks by method, of the checkpoint with the largest `by`."""
+        order = looks.sort_values([by, "step"], na_position="first")
+        picked = order.groupby(cell)[label].last()
+        return picked.groupby(["method", "task"]).mean().unstack("task")[list(tasks)].mean(axis=1)
+
+    there = looks.groupby("method")["task"].nunique()
+    whole = [m for m in methods if there.get(m, 0) == len(tasks)]
+    if not whole:
+        return []
+    last, best = kept("step"), kept(label)
+    chosen = {name: kept(name) for name in validators}
+    return [
+        Checkpoints(
+            method=m,
+            last=float(last[m]),
+            chosen={name: float(values[m]) for name, values in chosen.items()},
+            best=float(best[m]),
+            looks=int(steps[m]),
+        )
+        for m in whole
+    ]
 
 
 def _picks(

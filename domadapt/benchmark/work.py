@@ -18,6 +18,7 @@ import torch
 
 from domadapt import checkpoint
 from domadapt.benchmark.cells import training_of
+from domadapt.benchmark.looks import looks_at
 from domadapt.benchmark.sample import SAMPLE, keep_sample
 from domadapt.benchmark.suite import ORACLE, Entry, Suite, load_task_of, spec_of_model, title_of
 from domadapt.evaluation import Scores, evaluate, score
@@ -25,7 +26,7 @@ from domadapt.inference import outputs_of
 from domadapt.methods import is_source_free
 from domadapt.network import Network
 from domadapt.report.report import BASELINE, versions
-from domadapt.runs.candidate import RESULT, Trained, candidate_key, train_candidate
+from domadapt.runs.candidate import LOOKS, RESULT, Trained, candidate_key, train_candidate
 from domadapt.runs.cell import Cell, Cells
 from domadapt.runs.plan import Plan, make_plan, spec_dict
 from domadapt.selection.evidence import MAX_SAMPLES, Evidence, gather, some
@@ -85,9 +86,22 @@ class SuiteWork:
             part = some(plan.task.source_val, MAX_SAMPLES)
             val = outputs_of(trained.network, part, plan.views, device=device)
         assert val is not None
+        # Before the looks, which are no part of what a method costs.
+        peak = peak_memory(device)
+        if self.suite.checkpoints and not entry.oracle:
+            found["looks"] = looks_at(
+                trained,
+                plan,
+                cell.seed,
+                place,
+                device,
+                lambda network: _metrics(
+                    _scored(replace(trained, network=network), plan, device, oracle=False)
+                ),
+            )
         checkpoint.write_json(made / HISTORY, trained.history)
         if entry.name == BASELINE:
-            shutil.copytree(place, made / CANDIDATE)
+            shutil.copytree(place, made / CANDIDATE, ignore=shutil.ignore_patterns(LOOKS))
         trained.network.cpu()
         steps = trained.history.get("step", [0])[-1]
         return {
@@ -98,7 +112,7 @@ class SuiteWork:
             "seconds": trained.seconds,
             "wall_seconds": time.perf_counter() - begun - prepared,
             "steps": int(steps),
-            "peak_memory": peak_memory(device),
+            "peak_memory": peak,
             "parameters": sum(p.numel() for p in trained.network.parameters()),
             "initial_weights": first,
             "settings": {k: str(v) for k, v in trained.settings.items()},
@@ -154,7 +168,9 @@ class SuiteWork:
                 place = room / key
             start = train_candidate(plan, BASELINE, plain, how, place).network
         place = room / candidate_key(plan, method, settings, how)
-        return train_candidate(plan, method, settings, how, place, start=start), place
+        looks = 0 if entry.oracle else self.suite.checkpoints
+        done = train_candidate(plan, method, settings, how, place, start=start, looks=looks)
+        return done, place
 
 
 def with_target_labels_oracle(task: Task) -> Task:

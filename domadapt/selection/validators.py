@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Container
 
 import torch
 from torch import Tensor
@@ -42,15 +43,17 @@ __all__ = [
 ]
 
 
-def scores_of(evidence: Evidence) -> dict[str, float]:
+def scores_of(evidence: Evidence, names: Container[str] | None = None) -> dict[str, float]:
     """The score of every validator that can look at this evidence, by name; each is finite.
+
+    Where `names` are given, only theirs.
 
     Left out are validators that need a part that is missing (`Validator.lacks`), and those that
     refuse what they find, such as logits of NaN or a single sample that has no neighbour.
     """
     found = {}
     for name, one in validators().items():
-        if one.lacks(evidence):
+        if one.lacks(evidence) or (names is not None and name not in names):
             continue
         try:
             score = one.score(evidence)
