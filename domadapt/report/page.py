@@ -81,7 +81,7 @@ def _write(value: Any, how: str) -> str:
     return f"{value:,}" if how == "count" else f"{value:.3f}"
 
 
-def _setting(value: Any) -> str:
+def setting_in_words(value: Any) -> str:
     """A setting as a reader would write it."""
     if value is None:
         return "none"
@@ -92,9 +92,9 @@ def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {_setting(v)}" for k, v in value.items()) or "none"
+        return ", ".join(f"{k}: {setting_in_words(v)}" for k, v in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(_setting(v) for v in value) or "none"
+        return ", ".join(setting_in_words(v) for v in value) or "none"
     return str(value)
 
 
@@ -326,7 +326,7 @@ def _settings(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
         "Versions": report.versions,
     }
     return [
-        (name, [(str(k).replace("_", " "), _setting(v)) for k, v in values.items()])
+        (name, [(str(k).replace("_", " "), setting_in_words(v)) for k, v in values.items()])
         for name, values in tables.items()
         if values
     ]
