@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from domadapt.benchmark.fair import Check
@@ -15,6 +16,25 @@ from domadapt.report.report import BASELINE
 NOTHING = "–"
 #: At which corrected p-value a difference is marked.
 LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table under a heading, as text, for leaderboard and page alike.
+
+    Attributes:
+        title: the heading.
+        heads: of the columns; the first column names the row.
+        rows: cells, one for each head.
+        note: what a reader must know.
+        places: where its figures were read, numbered from 1 on.
+    """
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    places: Sequence[str] = ()
 
 
 def markdown(
@@ -49,15 +69,25 @@ def markdown(
     ]
     if summary.picks:
         parts += ["## Chosen without target labels", _picked(summary)]
-    if summary.checkpoints:
-        parts += ["## Checkpoints side by side", _side_by_side(summary)]
-    if published is not None and published.rows:
-        parts += ["## Published figures", _published(summary, published)]
+    for section in sections(summary, published):
+        parts += [f"## {section.title}", _table(section.heads, section.rows), section.note]
+        if section.places:
+            parts.append("\n".join(f"{i}. {place}" for i, place in enumerate(section.places, 1)))
     if checks:
         parts += ["## Fair play", _checked(checks)]
     if failures:
         parts += ["## Cells without a result", *(f"- {title}: {why}" for title, why in failures)]
     return "\n\n".join(parts) + "\n"
+
+
+def sections(summary: Summary, published: Published | None = None) -> list[Section]:
+    """The tables that only some benchmarks have: checkpoints side by side, published figures."""
+    found = []
+    if summary.checkpoints:
+        found.append(_side_by_side(summary))
+    if published is not None and published.rows:
+        found.append(_published(summary, published))
+    return found
 
 
 def latex(summary: Summary, published: Published | None = None) -> str:
@@ -66,7 +96,7 @@ def latex(summary: Summary, published: Published | None = None) -> str:
     A second table holds the published figures, where there are any, and another one the checkpoints
     side by side.
     """
-    short = _short_names(summary.tasks)
+    short = short_names(summary.tasks)
     heads = ["method", *short, "mean"]
     lines = [
         f"% Target {summary.metric} in percent, mean and half of the 95 % interval over seeds.",
@@ -111,7 +141,7 @@ def _accuracies(summary: Summary) -> str:
             cells.append(f"**{text}**" if bold else text)
         cells.append(_percent(one.mean))
         rows.append(cells)
-    return _table(["method", *_short_names(summary.tasks), "mean"], rows)
+    return _table(["method", *short_names(summary.tasks), "mean"], rows)
 
 
 def _comparisons(summary: Summary) -> str:
@@ -198,7 +228,7 @@ def _picked(summary: Summary) -> str:
     return f"{_table(heads, rows)}\n\n{said}"
 
 
-def _published(summary: Summary, published: Published) -> str:
+def _published(summary: Summary, published: Published) -> Section:
     heads, rows = _published_rows(summary, published)
     metric = summary.metric.replace("_", " ")
     said = (
@@ -207,15 +237,14 @@ def _published(summary: Summary, published: Published) -> str:
         "labels is not comparable with one that was not. The last column says what else differs "
         "from this suite. The mean is over the tasks of this table."
     )
-    places = "\n".join(f"{i}. {place}" for i, place in enumerate(published.places, 1))
-    return f"{_table(heads, rows)}\n\n{said}\n\n{places}"
+    return Section("Published figures", heads, rows, said, published.places)
 
 
 def _published_rows(summary: Summary, published: Published) -> tuple[list[str], list[list[str]]]:
     """Heads and rows: each method's own figures of this benchmark, then those of others."""
     tasks = published.tasks
     chosen = "chosen with target labels"
-    heads = ["method", "from", *_short_names(tasks), "mean", chosen, "differs"]
+    heads = ["method", "from", *short_names(tasks), "mean", chosen, "differs"]
     own = {one.method: one for one in summary.standings if not one.oracle}
     rows, before = [], ""
     for row in published.rows:
@@ -263,7 +292,7 @@ def _published_latex(summary: Summary, published: Published) -> list[str]:
     return ["% Published figures.", *places, *differs, *lines, r"\bottomrule", r"\end{tabular}", ""]
 
 
-def _side_by_side(summary: Summary) -> str:
+def _side_by_side(summary: Summary) -> Section:
     heads, rows = _kept_rows(summary)
     gains = _gains(summary)
     looks = max(one.looks for one in summary.checkpoints)
@@ -277,7 +306,7 @@ def _side_by_side(summary: Summary) -> str:
     named = [f"{name} {100 * gains[name]:+.1f}" for name in summary.checkpoints[0].chosen]
     if named:
         said += f" Against the last, validators are at: {', '.join(named)} points."
-    return f"{_table(heads, rows)}\n\n{said}"
+    return Section("Checkpoints side by side", heads, rows, said)
 
 
 def _kept_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
@@ -349,7 +378,7 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
-def _short_names(tasks: Sequence[str]) -> list[str]:
+def short_names(tasks: Sequence[str]) -> list[str]:
     """The tasks without the collection that all of them share."""
     shared = {task.partition(":")[0] for task in tasks}
     if len(shared) > 1 or not all(":" in task for task in tasks):

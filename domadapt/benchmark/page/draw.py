@@ -56,7 +56,10 @@ def rank_diagram(ranks: Ranks, groups: Sequence[Sequence[str]], ids: Mapping[str
     """
     order = sorted(ranks.average, key=lambda name: ranks.average[name])
     k, half = len(order), math.ceil(len(order) / 2)
-    width, left, right, top = 680.0, 190.0, 490.0, 46.0
+    # Room for the longest name on each side.
+    room = 62.0 + 6.6 * max(len(cut(name)) for name in order)
+    left, right, top = room, room + 280.0, 46.0
+    width = right + room
     distance = ranks.critical_difference or 0.0
 
     def at(rank: float) -> float:
@@ -96,12 +99,16 @@ def rank_diagram(ranks: Ranks, groups: Sequence[Sequence[str]], ids: Mapping[str
     said = ", ".join(f"{name} {ranks.average[name]:.2f}" for name in order)
     joined = "; ".join(" and ".join(group) for group in groups) or "none"
     words = f"Average ranks: {said}. Not told apart: {joined}."
-    return _svg(max(width, left + length + 180), height + 24, words, parts)
+    return _svg(max(width, left + length + 150), height + 24, words, parts)
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
     values = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     return [float(v) for v in values if low - 1e-9 <= v <= high + 1e-9]
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}".replace("-", "−")
 
 
 def _axis(low: float, high: float) -> tuple[bool, float, float, list[float]]:
@@ -123,7 +130,7 @@ def curve_panel(curves: Sequence[Curve], title: str, task: str, ids: Mapping[str
         task: for those who hear the figure.
         ids: the page's number of each method.
     """
-    width, height, left, right, top, bottom = 340.0, 210.0, 46.0, 334.0, 24.0, 182.0
+    width, height, left, right, top, bottom = 340.0, 210.0, 46.0, 326.0, 24.0, 182.0
     low = min(float(c.values.min()) for c in curves)
     high = max(float(c.values.max()) for c in curves)
     wide, low, high, ticks = _axis(low, high)
@@ -140,7 +147,7 @@ def curve_panel(curves: Sequence[Curve], title: str, task: str, ids: Mapping[str
     parts = [_text(0, 13, title + (" (log scale)" if wide else ""), kind="head")]
     for tick in ticks:
         parts.append(_line(left, rise(tick), right, rise(tick), "grid"))
-        parts.append(_text(left - 6, rise(tick) + 3.5, f"{tick:.4g}", "end", "tick"))
+        parts.append(_text(left - 6, rise(tick) + 3.5, _number(tick), "end", "tick"))
     parts += [
         _text(run(tick), bottom + 14, f"{tick:,.0f}", "middle", "tick")
         for tick in _ticks(first, last, 5)

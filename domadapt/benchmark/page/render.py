@@ -20,7 +20,7 @@ import domadapt
 from domadapt.benchmark import statistics
 from domadapt.benchmark.cells import Planned
 from domadapt.benchmark.fair import Check
-from domadapt.benchmark.leaderboard import LEVEL, NOTHING
+from domadapt.benchmark.leaderboard import LEVEL, NOTHING, Section, short_names
 from domadapt.benchmark.page.curves import Curves, curves_of
 from domadapt.benchmark.page.draw import curve_panel, map_panel, rank_diagram
 from domadapt.benchmark.page.maps import MOST, Map, maps_of
@@ -49,23 +49,6 @@ _CHECKED = "doctor/discriminator_accuracy/"
 
 
 @dataclass(frozen=True)
-class Table:
-    """A further section of the page: a table under a heading.
-
-    Attributes:
-        title: the heading.
-        heads: of the columns; the first column names the row.
-        rows: cells as text, one for each head.
-        note: what a reader must know, below the table.
-    """
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Count:
     """How many cells of a method on a task are planned, have a result, and failed."""
 
@@ -88,7 +71,7 @@ class Content:
         curves: means over seeds; points of each at most; quantities left out.
         maps: t-SNE; tasks with samples that are left out.
         settings: named tables of settings.
-        tables: further sections, in their order.
+        sections: further tables, in their order.
     """
 
     about: Mapping[str, Any]
@@ -103,7 +86,7 @@ class Content:
     maps: Sequence[Map] = ()
     tasks_without_map: int = 0
     settings: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
-    tables: Sequence[Table] = ()
+    sections: Sequence[Section] = ()
 
     @property
     def methods(self) -> list[str]:
@@ -124,7 +107,7 @@ def content_of(
     summary: Summary | None,
     checks: Sequence[Check] = (),
     failures: Sequence[tuple[str, str]] = (),
-    tables: Sequence[Table] = (),
+    sections: Sequence[Section] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Content:
     """What the page says of a benchmark's folder; reads curves and samples of its cells.
@@ -135,7 +118,7 @@ def content_of(
         of: its cells.
         found: the results of those that are finished, by key.
         summary, checks, failures: what stands in the leaderboard.
-        tables: further sections.
+        sections: further tables.
         say: is told what takes long.
     """
     counts: dict[tuple[str, str], Count] = {}
@@ -164,14 +147,15 @@ def content_of(
         maps=maps,
         tasks_without_map=without,
         settings=_settings(about, of, found),
-        tables=tables,
+        sections=sections,
     )
 
 
 def render(content: Content) -> str:
     """The page as HTML: styles, script, figures and data within; it loads nothing."""
     ids = {name: i for i, name in enumerate(content.methods)}
-    short = dict(zip(content.tasks, _short_names(content.tasks), strict=True))
+    names = [name.replace("->", " → ") for name in short_names(content.tasks)]
+    short = dict(zip(content.tasks, names, strict=True))
     environment = Environment(
         loader=ChoiceLoader(
             [PackageLoader("domadapt", "benchmark/page"), PackageLoader("domadapt", "report")]
@@ -221,14 +205,6 @@ def render(content: Content) -> str:
         baseline=BASELINE,
         nothing=NOTHING,
     )
-
-
-def _short_names(tasks: Sequence[str]) -> list[str]:
-    """The tasks without the collection that all of them share, with an arrow."""
-    shared = {task.partition(":")[0] for task in tasks}
-    alike = len(shared) == 1 and all(":" in task for task in tasks)
-    names = [task.partition(":")[2] if alike else task for task in tasks]
-    return [name.replace("->", " → ") for name in names]
 
 
 def _method(name: str, content: Content, ids: Mapping[str, int]) -> dict[str, Any]:
