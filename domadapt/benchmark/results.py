@@ -32,8 +32,10 @@ GUARD, VERDICT, COST, FAILED = "guard", "verdict", "cost", "failed"
 LOOK = "look"
 
 
-def write_plan(folder: Path, suite: Suite, cells: Sequence[Planned]) -> None:
-    """Write down what is to be run, for those who look at the folder."""
+def write_plan(
+    folder: Path, suite: Suite, cells: Sequence[Planned], command: str | None = None
+) -> None:
+    """Write down what is to be run, for those who look at the folder, and the command, if any."""
     entries = [entry for entry in suite.methods if isinstance(entry, Entry)]
     said = asdict(replace(suite, methods=(), folder=Path()))
     del said["folder"]
@@ -41,6 +43,8 @@ def write_plan(folder: Path, suite: Suite, cells: Sequence[Planned]) -> None:
         {"name": e.name, "method": e.method, "settings": {k: str(v) for k, v in e.settings.items()}}
         for e in entries
     ]
+    if command is not None:
+        said["command"] = command
     checkpoint.write_json(
         folder / PLAN, {"schema": SCHEMA, "suite": said, "cells": [list(cell) for cell in cells]}
     )

@@ -13,8 +13,9 @@ import torch
 from domadapt import checkpoint
 from domadapt.benchmark.cells import cells_of, planned
 from domadapt.benchmark.fair import Check, checks
-from domadapt.benchmark.leaderboard import latex, markdown
+from domadapt.benchmark.leaderboard import latex, markdown, sections
 from domadapt.benchmark.pace import Follower
+from domadapt.benchmark.page import PAGE, content_of, render
 from domadapt.benchmark.published import Published, published_for
 from domadapt.benchmark.results import read_plan, results_of, write_plan, write_results
 from domadapt.benchmark.suite import Suite, read_suite
@@ -59,6 +60,7 @@ def benchmark(
     data_root: Path | str | None = None,
     retry: bool = False,
     say: Callable[[str], None] | None = None,
+    command: str | None = None,
 ) -> Benchmark:
     """Run a suite's cells that are not finished, and write results and leaderboard.
 
@@ -74,6 +76,7 @@ def benchmark(
         data_root: the folder of the catalogue's data sets.
         retry: run failed cells again.
         say: is told how far it is.
+        command: by which it was started; stands on the page.
 
     Raises:
         DomadaptError: something in the suite cannot be used. What goes wrong in a cell is kept as
@@ -107,14 +110,17 @@ def benchmark(
     cells = Cells(folder)
     if retry:
         cells.forget_failures()
-    write_plan(folder, checked, planned(wanted))
+    write_plan(folder, checked, planned(wanted), command)
     root = None if data_root is None else str(Path(data_root).resolve())
     _run(cells, wanted, SuiteWork(checked, root), many, threads, gpus, tell)
-    return report(folder)
+    return report(folder, say=tell)
 
 
-def report(out: Path | str) -> Benchmark:
-    """Write results and leaderboard of the cells that are finished in a folder."""
+def report(out: Path | str, *, say: Callable[[str], None] | None = None) -> Benchmark:
+    """Write results, leaderboard and page of the cells that are finished in a folder.
+
+    Where no cell has a result there is no leaderboard, and the page says why.
+    """
     folder = Path(out)
     about, of = read_plan(folder)
     frame, found = results_of(folder, of)
@@ -135,6 +141,10 @@ def report(out: Path | str) -> Benchmark:
         text = markdown(summary, fair, failures, about, published)
         checkpoint.write_text(folder / "leaderboard.md", text)
         checkpoint.write_text(folder / "leaderboard.tex", latex(summary, published))
+    further = [] if summary is None else sections(summary, published)
+    what = (summary, fair, failures, further)
+    content = content_of(folder, about, of, found, *what, say=say or (lambda text: None))
+    checkpoint.write_text(folder / PAGE, render(content))
     return Benchmark(frame, summary, fair, failures, len(of) - len(found), published)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +35,7 @@ def benchmark(
         typer.Option("--watch", help="Run nothing; tell how the benchmark in --out goes on."),
     ] = False,
 ) -> None:
-    """Run a suite and write results.parquet, leaderboard.md and leaderboard.tex.
+    """Run a suite and write results.parquet, leaderboard.md, .tex and benchmark.html.
 
     Killed at any moment, the same command goes on; several at once share the cells of a folder.
     """
@@ -56,6 +58,7 @@ def benchmark(
             data_root=data_root,
             retry=retry,
             say=lambda text: say(text, error=True),
+            command=shlex.join(["domadapt", *sys.argv[1:]]),
         )
     if found.summary is not None:
         say((out / "leaderboard.md").read_text(encoding="utf-8"))
@@ -63,7 +66,7 @@ def benchmark(
         say(f"Failed: {title}: {why}", error=True)
     if found.summary is None:
         raise DomadaptError("No cell has a result; mend what stands above and give --retry.")
-    say(f"{out} holds results.parquet, leaderboard.md and leaderboard.tex.")
+    say(f"{out} holds results.parquet, leaderboard.md, leaderboard.tex and benchmark.html.")
 
 
 def _seeds(said: str) -> int | list[int]:
