@@ -14,6 +14,7 @@ from domadapt import checkpoint
 from domadapt.benchmark.cells import cells_of, planned
 from domadapt.benchmark.fair import Check, checks
 from domadapt.benchmark.leaderboard import latex, markdown, sections
+from domadapt.benchmark.overlap import keep_overlap, known, overlap_checks
 from domadapt.benchmark.pace import Follower
 from domadapt.benchmark.page import PAGE, content_of, render
 from domadapt.benchmark.published import Published, published_for
@@ -113,6 +114,7 @@ def benchmark(
     write_plan(folder, checked, planned(wanted), command)
     root = None if data_root is None else str(Path(data_root).resolve())
     _run(cells, wanted, SuiteWork(checked, root), many, threads, gpus, tell)
+    keep_overlap(folder, checked, {c.task: str(c.config["data"]) for c in wanted}, data_root, tell)
     return report(folder, say=tell)
 
 
@@ -130,7 +132,9 @@ def report(out: Path | str, *, say: Callable[[str], None] | None = None) -> Benc
         if cell.key in found and found[cell.key]["error"] is not None
     ]
     write_results(folder, frame)
+    prints = {cell.task: found[cell.key]["config"]["data"] for cell in of if cell.key in found}
     fair = checks(of, found)
+    fair += overlap_checks({title: known(folder, data) for title, data in prints.items()})
     summary = published = None
     if len(failures) < len(found):
         names = [list(dict.fromkeys(cell[i] for cell in of)) for i in (0, 1)]
