@@ -89,6 +89,31 @@ def linear_probe(
     return Probe(float(np.mean(results)), float(np.std(results, ddof=1)), tuple(results))
 
 
+def held_out_probe(
+    features: Any, y: Any, test_features: Any, truth: Any, *, regression: bool = False
+) -> float:
+    """Accuracy (of measurements: R²) of the probe of `linear_probe` on samples that are held out.
+
+    It is the same probe, fitted once. Of classes that `y` lacks it predicts none.
+
+    Args:
+        features: ``(n, d)``. y: classes ``(n,)``, or measurements ``(n, c)``.
+        test_features: ``(m, d)``. truth: their classes or measurements.
+        regression: whether labels are measurements.
+
+    Raises:
+        DomadaptError: all features are equal, or there is a single class.
+    """
+    f, g = feature_array(features), feature_array(test_features)
+    train, test = _scaled(f, g)
+    if regression:
+        return _ridge(train, measurements(y, len(f)), test, measurements(truth, len(g)))
+    ids, wanted = np.asarray(y), np.asarray(truth)
+    if len(np.unique(ids)) < 2:
+        raise DomadaptError("A probe needs samples of at least 2 classes; there is one.")
+    return _logistic(train, ids, test, wanted)
+
+
 def _folds(
     n: int, ids: np.ndarray, groups: Any, folds: int, regression: bool, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
