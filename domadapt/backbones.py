@@ -26,9 +26,11 @@ from domadapt.checkpoint import load_module_state, load_tensors
 from domadapt.data.views import Preprocessing
 from domadapt.defaults import BOTTLENECK
 from domadapt.errors import DomadaptError, unknown
+from domadapt.hf import is_hf, reads
 from domadapt.methods.registry import load_file
 from domadapt.network import Network, Normalize, Rescale, width_of
 from domadapt.resnet_cifar import DEPTHS, HEAD, PREPROCESSING, resnet_cifar
+from domadapt.strategies.adapters import restore_adapters
 from domadapt.task import Inputs, Kind
 
 BackboneOrigin = Literal["scratch", "pretrained", "transformer", "frozen"]
@@ -164,6 +166,11 @@ def default_backbone(kind: Kind, example: Inputs, augment: str | None = None) ->
         return "conv1d"
     if kind == "image" and isinstance(example, Tensor):
         return "lenet" if max(example.shape[2:]) <= 64 else "resnet18"
+    if kind == "text":
+        raise DomadaptError(
+            "There is no default model for texts; name an encoder of Hugging Face by its folder or "
+            "its name on the hub (--model hf:FOLDER or hf:NAME)."
+        )
     raise DomadaptError(f"There is no default model for data of kind {kind!r}; name one (--model).")
 
 
@@ -175,6 +182,7 @@ def backbone_names() -> list[tuple[str, str]]:
         *((name, "residual network for images of 32 x 32 (CIFAR)") for name in DEPTHS),
         *((name, "torchvision classifier") for name in _torchvision_names()),
         ("timm:NAME", "any model of timm (extra 'timm')"),
+        ("hf:NAME", "encoder of texts or images of Hugging Face, or hf:FOLDER (extra 'text')"),
         ("path.py:function", "your own: returns a module, or a module and its preprocessing"),
     ]
 
@@ -191,6 +199,10 @@ def preprocessing_of(name: str, weights: str | None = None) -> Preprocessing | N
         return None
     if _is_own(name):
         return _call_own(name, None)[1]
+    if is_hf(name):
+        from domadapt.hf.encoder import preprocessing_of as asked_by
+
+        return asked_by(name)
     if name in DEPTHS:
         asked = PREPROCESSING
     elif name.startswith("timm:"):
@@ -216,12 +228,14 @@ def build_backbone(
     checkpoint: Path | None = None,
     n_classes: int | None = None,
     head: str | None = None,
+    pooling: str | None = None,
 ) -> Backbone:
     """A backbone by name; random weights come from torch's current random state.
 
     Args:
         name: ``mlp``, ``lenet``, ``conv1d``, a torchvision classifier, ``timm:NAME`` or
-            ``path.py:function``. Such a function takes no argument or `n_classes`, and returns a
+            ``path.py:function``, or an encoder of Hugging Face, ``hf:FOLDER`` or ``hf:NAME``, which
+            brings its weights along and has no bottleneck by default. A function takes no argument or `n_classes`, and returns a
             module, or a module and its preprocessing: a `Preprocessing` or a dictionary of its
             fields.
         example: a small batch of prepared inputs, from which sizes are taken.
@@ -232,6 +246,7 @@ def build_backbone(
         n_classes: the number of the source's classes; needed with `checkpoint` and `head`.
         head: the dotted name of the head, which makes the named model a whole classifier whose
             head is kept; ``auto`` takes its last `torch.nn.Linear`, as `checkpoint` alone does.
+        pooling: of an encoder of Hugging Face: "mean", "first" or "hf" (`domadapt.hf.encoder`).
 
     Returns:
         The backbone. A function of one's own counts as pre-trained where it states a mean and
@@ -253,6 +268,15 @@ def build_backbone(
         )
     if n_classes is None and (checkpoint is not None or head is not None):
         raise DomadaptError("A whole classifier needs n_classes, the number of source classes.")
+    if is_hf(name):
+        if weights is not None or (checkpoint is not None and not from_run):
+            raise DomadaptError(
+                f"{name} brings its weights along; leave out weights and checkpoint. To keep a "
+                "classifier's trained head, give --head auto."
+            )
+        return _of_hub(name, example, checkpoint, n_classes, head, pooling)
+    if pooling is not None:
+        raise DomadaptError(f"pooling is for models of Hugging Face (hf:); {name} is none.")
     whole = n_classes if head is not None or (checkpoint is not None and not from_run) else None
     made = _make(name, example, whole, n_classes, head, weights)
     given = made.trained or weights is not None or checkpoint is not None or head is not None
@@ -263,7 +287,9 @@ def build_backbone(
                 "neither weights nor a checkpoint."
             )
         if checkpoint is not None:
-            load_module_state(made.model, load_tensors(checkpoint)[0], checkpoint)
+            state, _ = load_tensors(checkpoint)
+            restore_adapters(made.model, state)
+            load_module_state(made.model, state, checkpoint)
         return Backbone(made.model, made.model.head, made.preprocessing, _kind(made.model, True))
     if weights is not None:
         _load(made.model, _weights(name, weights), weights, (made.head, *made.extra))
@@ -529,6 +555,42 @@ def _timm(name: str, n_classes: int | None, example: Tensor) -> _Made:
     return _Made(model, heads[0])
 
 
+# Hugging Face
+
+
+def _of_hub(
+    name: str,
+    example: Inputs,
+    run: Path | None,
+    n_classes: int | None,
+    head: str | None,
+    pooling: str | None,
+) -> Backbone:
+    """An encoder of Hugging Face; with the weights of a run where one is given."""
+    from domadapt.hf.encoder import build_encoder
+    from domadapt.hf.encoder import preprocessing_of as asked_by
+
+    takes = reads(name)
+    if isinstance(example, Tensor) != (takes == "image"):
+        raise DomadaptError(
+            f"{name} takes {takes}s, and these data are none; choose another model."
+        )
+    if head not in (None, LAST_LINEAR):
+        raise DomadaptError(
+            f"The head of {name} is that of its classifier: --head {LAST_LINEAR}; got {head!r}."
+        )
+    keep = head is not None and run is None
+    module, kept = build_encoder(
+        name, pooling=pooling, trained=run is None, keep_head=keep, n_classes=n_classes
+    )
+    _check_takes(module, example, name)
+    asked, kind = asked_by(name), _kind(module, True)
+    if run is None:
+        return Backbone(module, kept, asked, kind)
+    network = _network_of_run(module, None, run, cast(int, n_classes))
+    return Backbone(network, network.head, asked, kind)
+
+
 # A person's own
 
 
@@ -720,6 +782,7 @@ def _network_of_run(
         _bottleneck_of(part("bottleneck."), path),
         Normalize(normalize["mean"], normalize["std"]) if normalize else None,
     )
+    restore_adapters(network, state)
     load_module_state(network, state, path)
     return network
 

@@ -123,13 +123,18 @@ class Network(nn.Module):
     def blocks(self) -> dict[str, nn.Module]:
         """The transferable layers in order: those given, else the longest chain of the backbone.
 
+        A backbone with a method ``transferable()`` says them itself, as a dictionary by name.
+
         A chain is a `Sequential` or `ModuleList`, or a module with several stages, such as a
         ResNet's ``layer1`` to ``layer4``. A stage is a `Sequential` of modules that have layers of
         their own; it counts with each of these. Where the backbone's own children are more than
-        any chain has entries, they are the blocks.
+        any chain has entries, they are the blocks. Only entries with parameters are counted.
         """
         if self._transferable is not None:
             return {name: self.backbone.get_submodule(name) for name in self._transferable}
+        if hasattr(self.backbone, "transferable"):
+            named: dict[str, nn.Module] = self.backbone.transferable()  # type: ignore[operator]
+            return named
         own = [child for _, child in self.backbone.named_children()]
         least = sum(any(True for _ in child.parameters()) for child in own) - 1
         best: dict[str, nn.Module] = dict(self.backbone.named_children())
@@ -137,8 +142,9 @@ class Network(nn.Module):
             stages = sum(_is_stage(child) for child in module.children())
             if isinstance(module, _CHAINS) or stages > 1:
                 entries = _entries(module, f"{name}." if name else "")
-                if len(entries) > max(1, least):
-                    best, least = entries, len(entries)
+                layers = sum(any(True for _ in e.parameters()) for e in entries.values())
+                if layers > max(1, least):
+                    best, least = entries, layers
         return best
 
     @classmethod

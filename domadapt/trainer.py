@@ -153,17 +153,21 @@ def parameter_groups(
     """
     network = method.network
     backbone = {id(p) for p in network.backbone.parameters()}
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, int], dict[str, Any]] = {}
     for parameter in method.parameters():
         if not parameter.requires_grad or (tuning and not tuning.trains(parameter)):
             continue
         rate = training.lr * (1.0 if id(parameter) in backbone else training.head_lr_multiple)
         # Shrinking biases and the scales of normalisation layers regularises nothing.
         decay = training.weight_decay if parameter.ndim > 1 else 0.0
+        phase = 0
         if tuning is not None:
             rate *= tuning.scale(parameter)
             decay = decay if tuning.decays(parameter) else 0.0
-        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
+            # A fused optimiser wants all of a group to have taken equally many steps.
+            phase = tuning.joins(parameter)
+        new = {"params": [], "lr": rate, "weight_decay": decay}
+        group = groups.setdefault((rate, decay, phase), new)
         group["params"].append(parameter)
     if not groups:
         raise DomadaptError("The network has no trainable parameter; unfreeze some of it.")
@@ -262,7 +266,9 @@ class Trainer:
             )
         #: What of the network trains, and when; None where all of it does, as the method says.
         self.tuning = (
-            tuning_of(method.network, training, self.steps, method.name) if method.trains else None
+            tuning_of(method.network, training, self.steps, method.name, _copies(method))
+            if method.trains
+            else None
         )
         if self.tuning and self.tuning.strategy.phased and self.accelerator.num_processes > 1:
             raise DomadaptError(
@@ -713,6 +719,18 @@ class Trainer:
         self.history = about["history"]
         self.doctor.restore(about["doctor"])
         self.step = self._saved = about["step"]
+
+
+def _copies(method: Method) -> list[Network]:
+    """The networks of the same form that a method keeps beside its own, such as a teacher."""
+    form = {n: p.shape for n, p in method.network.named_parameters()}
+    return [
+        m
+        for m in method.modules()
+        if isinstance(m, Network)
+        and m is not method.network
+        and {n: p.shape for n, p in m.named_parameters()} == form
+    ]
 
 
 def _descend(climbed: list[tuple[nn.Parameter, Tensor]]) -> None:

@@ -21,6 +21,7 @@ from domadapt.adaptation.request import (
     Wanted,
     as_task,
     check_given,
+    check_leaves,
     check_method,
     cost_in_words,
     spec_of,
@@ -40,6 +41,7 @@ from domadapt.selection.guard import hopeless
 from domadapt.selection.portfolio import AUTO, VERSION, Budget, seeds_of
 from domadapt.selection.validators import scores_of
 from domadapt.selection.verdict import Verdict, judge
+from domadapt.strategies.tuning import check_frozen, in_words, prepare, tuning_of
 from domadapt.task import Domain, Task
 from domadapt.trainer import is_main_process, make_accelerator
 from domadapt.training import Training
@@ -83,6 +85,8 @@ def adapt(
     bottleneck: int | None = None,
     image_size: int | None = None,
     augment: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
     seed: int = 0,
     export: Sequence[str] = ("pt2",),
     track: str | None = None,
@@ -122,8 +126,12 @@ def adapt(
         bottleneck: width of the layer between backbone and head; 0 for none.
         image_size: side that images are brought to.
         augment: the augmentation, where the data's own is not wanted.
+        max_length: where texts are cut, in tokens; None takes 128, or the model's limit.
+        pooling: of a model ``"hf:..."``: "mean", "first", or "hf", its own classifier's. None
+            takes "mean" for texts and "hf" for images, with a trained head and for export "hf".
         seed: of weights, order, augmentation and dropout.
-        export: what to write beside the weights: ``"pt2"``, ``"onnx"``.
+        export: what to write beside the weights: ``"pt2"``, ``"onnx"``, and of a model
+            ``"hf:..."`` also ``"hf"``, a folder that transformers loads as a classifier.
         track: "tensorboard" or "wandb": send the learning curves there, through accelerate.
         resume: go on with the run in `out`.
         look: compute t-SNE maps and measures of shift for the report.
@@ -150,6 +158,9 @@ def adapt(
         bottleneck=bottleneck,
         image_size=image_size,
         augment=augment,
+        max_length=max_length,
+        pooling=pooling,
+        export=export,
     )
     candidates = wanted(task, method, settings, budget)
     overrides = {**(training or {}), "seed": seed}
@@ -158,6 +169,7 @@ def adapt(
         progress.stage(PREPARING, 0)
     cache = None if folder is None else folder / "cache"
     plan = make_plan(task, spec, module, cache, device)
+    check_leaves(plan, export)
     how = training_for(plan.kind, overrides)
     # A wrong setting is refused before anything is trained or written.
     candidates, unfit = _checked(plan, candidates, how, method == AUTO)
@@ -204,6 +216,7 @@ def adapt(
             "input": shape_of(plan),
             **{k: v for k, v in spec_dict(plan.spec).items() if k != "name"},
             **unknown_of(chosen.network),
+            **_tuned(plan, how),
         },
         training=asdict(how),
         method=dict(chosen.candidate.settings),
@@ -242,20 +255,25 @@ def check(
     check_given(task, export, track, Path(), seed, spec.get("image_size"))
     _check_keep(keep)
     candidates = wanted(task, method, settings, budget)
-    if spec.get("freeze") and spec.get("bottleneck") is None:
+    if spec.get("freeze") and spec.get("bottleneck") is None and "hf" not in export:
         spec["bottleneck"] = BOTTLENECK["frozen"]
-    plan = make_plan(task, spec_of(model, **{**spec, "freeze": False}))
+    plan = make_plan(task, spec_of(model, **{**spec, "freeze": False}, export=export))
+    check_leaves(plan, export)
     kind = "frozen" if spec.get("freeze") else plan.kind
     how = training_for(kind, {**(training or {}), "seed": seed})
+    if spec.get("freeze"):
+        check_frozen(how.finetune)
     # A frozen backbone's features are not there yet for a closed-form method to be fitted on.
     fitted = not spec.get("freeze")
     candidates, unfit = _checked(plan, candidates, how, method == AUTO, fitted)
-    network = plan.make_network(seed)
+    network = prepare(plan.make_network(seed), how.finetune, plan.example, seed)
+    tuning = tuning_of(network, how, how.steps, method)
     parameters = sum(p.numel() for p in network.parameters())
     lines = [
         f"Task       {task!r}",
         f"{'Outputs' if task.regression else 'Classes'}    {', '.join(task.output_names)}",
         f"Model      {plan.spec.name} ({kind}), {parameters:,} parameters, input {shape_of(plan)}",
+        *([] if tuning is None else [f"Tuning     {in_words(tuning.describe())}"]),
         f"Candidates {', '.join(c.name for c in candidates)}, seed {seed}",
         *([f"Cost       {cost_in_words(task, method, budget)}"] if method == AUTO else []),
         *(f"Left out   {name}: {reason}" for name, reason in unfit.items()),
@@ -268,6 +286,16 @@ def check(
         ),
     ]
     return "\n".join(lines)
+
+
+def _tuned(plan: Plan, how: Training) -> dict[str, Any]:
+    """Which strategy of fine-tuning was used, and how many parameters trained; nothing for full."""
+    network = prepare(plan.make_network(how.seed), how.finetune, plan.example, how.seed)
+    tuning = tuning_of(network, how, how.steps, how.finetune)
+    if tuning is None:
+        return {}
+    said = tuning.describe()
+    return {"finetune": said["strategy"], "trained_parameters": said["trained"]}
 
 
 def _check_keep(keep: str) -> None:

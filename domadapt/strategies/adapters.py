@@ -61,6 +61,15 @@ class Adapted(nn.Module):
         self.block = block
         self.adapter = adapter
 
+    def __getattr__(self, name: str) -> Any:
+        # Encoders ask their layers for this and that; the block answers in its stead.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("block", "adapter"):
+                raise
+            return getattr(self.block, name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the block returns, adapted."""
         out = self.block(*args, **kwargs)

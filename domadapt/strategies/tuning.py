@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ _NORMS = (
 class Phase:
     """Part of a run: its first step, and the ``id`` of every parameter of the network that trains.
 
-    `frozen` are the largest modules of which nothing trains.
+    `frozen` are the largest modules of which nothing trains, and those that copies of the network
+    have in their places.
     """
 
     first: int
@@ -68,19 +70,34 @@ class Tuning:
     Parameters that a method froze itself stay frozen; modules of the method's own always train.
     """
 
-    def __init__(self, network: Network, training: Training, steps: int, name: str = "it") -> None:
-        """Args: the method's network before training; the settings; steps of the run; its name.
+    def __init__(
+        self,
+        network: Network,
+        training: Training,
+        steps: int,
+        name: str = "it",
+        copies: Sequence[Network] = (),
+    ) -> None:
+        """A strategy for a run.
+
+        Args:
+            network: the method's network before training.
+            training: the settings.
+            steps: of the run.
+            name: of the method.
+            copies: networks of the same form that the method keeps beside it (a teacher).
 
         Raises:
             DomadaptError: the network lacks what the strategy is about, or nothing would train.
         """
         self.network, self.training, self.steps = network, training, steps
+        self.copies = tuple(copies)
         self.strategy = read_strategy(training.finetune)
         self.depths = depths(network)
         _check(network, self.strategy, self.depths)
         self.able = {id(p) for p in network.parameters() if p.requires_grad}
         self.phases = [
-            Phase(first, trained, tuple(_frozen(network, trained)))
+            Phase(first, trained, tuple(_frozen(network, trained, copies)))
             for first, trained in self._phases()
         ]
         for phase in self.phases:
@@ -91,6 +108,7 @@ class Tuning:
                 )
         self.phase = self.phases[0]
         self._starts: list[tuple[Tensor, Tensor]] = []
+        self._modes: list[tuple[nn.Module, bool]] = []
 
     def _phases(self) -> list[tuple[int, frozenset[int]]]:
         strategy, of, top = self.strategy, self.depths.of, self.depths.top
@@ -140,6 +158,12 @@ class Tuning:
             return True
         return any(id(parameter) in phase.trained for phase in self.phases)
 
+    def joins(self, parameter: nn.Parameter) -> int:
+        """The number of the first phase in which a parameter trains."""
+        inside = id(parameter) in self.depths.of
+        found = [i for i, p in enumerate(self.phases) if id(parameter) in p.trained]
+        return found[0] if inside else 0
+
     def scale(self, parameter: nn.Parameter) -> float:
         """The factor on a parameter's learning rate: ``decay ** (distance from the head)``.
 
@@ -154,7 +178,9 @@ class Tuning:
         return not self.strategy.l2_sp or id(parameter) not in self.depths.of
 
     def begin(self) -> None:
-        """Remember the weights at the start; before a checkpoint is read."""
+        """Remember weights and modes at the start; before a checkpoint is read."""
+        nets = (self.network, *self.copies)
+        self._modes = [(m, m.training) for net in nets for m in net.modules()]
         if self.strategy.l2_sp:
             top = self.depths.top
             pulled = [
@@ -174,6 +200,9 @@ class Tuning:
 
     def _set(self, phase: Phase) -> None:
         self.phase = phase
+        # What was frozen so far may train now; `hold` sees to the rest.
+        for module, was in self._modes:
+            module.training = was
         for parameter in self.network.parameters():
             if id(parameter) in self.able:
                 parameter.requires_grad_(id(parameter) in phase.trained)
@@ -240,11 +269,13 @@ class Tuning:
         }
 
 
-def tuning_of(network: Network, training: Training, steps: int, name: str) -> Tuning | None:
+def tuning_of(
+    network: Network, training: Training, steps: int, name: str, copies: Sequence[Network] = ()
+) -> Tuning | None:
     """The strategy of a run at work; None where everything trains as if there were none."""
     if read_strategy(training.finetune).plain:
         return None
-    return Tuning(network, training, steps, name)
+    return Tuning(network, training, steps, name, copies)
 
 
 def in_words(said: dict[str, Any]) -> str:
@@ -256,13 +287,20 @@ def in_words(said: dict[str, Any]) -> str:
     return shown
 
 
+def check_frozen(finetune: str) -> None:
+    """Refuse a strategy that tunes a backbone where there is none to tune, such as a frozen one."""
+    strategy = read_strategy(finetune)
+    if not strategy.plain and strategy.base != "feature_extraction":
+        raise DomadaptError(
+            f"The strategy {strategy.text} tunes the blocks of a backbone, and this one has none "
+            "that could train; leave out the strategy, or --freeze where it is given."
+        )
+
+
 def _check(network: Network, strategy: Strategy, found: Depths) -> None:
     names = ", ".join(found.blocks)
-    if strategy.base != "feature_extraction" and not found.blocks:
-        raise DomadaptError(
-            f"The strategy {strategy.text} tunes the blocks of a backbone, and this one has no "
-            "parameters; leave out the strategy, or --freeze where it is given."
-        )
+    if not found.blocks:
+        check_frozen(strategy.text)
     if strategy.base == "partial" and strategy.amount > len(found.blocks):
         raise DomadaptError(
             f"{strategy.text} asks for {strategy.amount:g} blocks, and the backbone has "
@@ -278,11 +316,17 @@ def _check(network: Network, strategy: Strategy, found: Depths) -> None:
         )
 
 
-def _frozen(module: nn.Module, trained: frozenset[int]) -> list[nn.Module]:
-    """The largest modules that have parameters of which none trains."""
+def _frozen(
+    module: nn.Module, trained: frozenset[int], copies: Sequence[nn.Module]
+) -> list[nn.Module]:
+    """The largest modules that have parameters of which none trains, with those of the copies."""
     parameters = [id(p) for p in module.parameters()]
     if not parameters:
         return []
     if not any(i in trained for i in parameters):
-        return [module]
-    return [found for child in module.children() for found in _frozen(child, trained)]
+        return [module, *copies]
+    return [
+        found
+        for name, child in module.named_children()
+        for found in _frozen(child, trained, [copy.get_submodule(name) for copy in copies])
+    ]
