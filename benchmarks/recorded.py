@@ -1,10 +1,11 @@
-"""How long tables and statistics of many recorded cells take: 10,000 by default, made up.
+"""How long tables, statistics and page of many recorded cells take: 10,000 by default, made up.
 
     python benchmarks/recorded.py --out recorded            # makes them, then measures
     python benchmarks/recorded.py --out recorded --cells 1000
 
-The cells hold what real ones hold (results, logits, curves), with numbers drawn at random. Verdicts
-of every task and seed are made in the first pass and kept; the second pass finds them.
+The cells hold what real ones hold (results, logits, curves, samples of features of the first seed),
+with numbers drawn at random. Verdicts of every task and seed and the t-SNE maps are made in the
+first pass and kept; the second pass finds them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 
 from domadapt.benchmark import Suite, report
 from domadapt.benchmark.cells import planned
+from domadapt.benchmark.page import PAGE
 from domadapt.benchmark.results import write_plan
+from domadapt.benchmark.sample import COMPONENTS, ROWS, SAMPLE
 from domadapt.benchmark.work import HISTORY, OUTPUTS
 from domadapt.checkpoint import write_json
 from domadapt.runs.cell import Cell, Cells
@@ -50,13 +53,15 @@ def main() -> None:
         if not cells.finished(cell.key):
             cells.perform(cell, made)
     print(f"{len(wanted)} cells made in {time.perf_counter() - begun:.0f} s", flush=True)
-    for what in ("with verdicts", "again"):
+    for what in ("with verdicts and maps", "again"):
         begun = time.perf_counter()
         found = report(args.out)
         seconds = time.perf_counter() - begun
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        size = (args.out / PAGE).stat().st_size / 1e6
         print(
-            f"tables {what}: {seconds:.1f} s, {len(found.frame)} rows, peak {peak:.2f} GiB",
+            f"tables and page {what}: {seconds:.1f} s, {len(found.frame)} rows, "
+            f"peak {peak:.2f} GiB, page {size:.2f} MB",
             flush=True,
         )
 
@@ -100,10 +105,15 @@ class Made:
             }
             with (made / OUTPUTS).open("wb") as file:
                 np.savez(file, **outputs)
+            if cell.seed == 0:
+                self.keep_sample(rng, made)
             scores = {name: float(rng.normal()) for name in self.names if name != "ensv"}
             found = {"scores": scores, "feature_rank": 9.0, "trains_on_source": True}
-        curve = [round(float(v), 5) for v in rng.random(40)]
-        write_json(made / HISTORY, dict.fromkeys(("step", "loss/source", "lr"), curve))
+        names = ["loss/source", "lr", "weight/source", "doctor/effective_classes"]
+        if not oracle and cell.method != "source_only":
+            names += [f"loss/{cell.method}", "doctor/adaptation_share", "doctor/batchnorm_gap"]
+        history = {name: [round(float(v), 5) for v in rng.random(40)] for name in names}
+        write_json(made / HISTORY, {"step": [25.0 * (i + 1) for i in range(40)], **history})
         metrics = dict.fromkeys(("accuracy", "macro_f1", "per_class_mean", "auroc"), accuracy)
         seconds = float(rng.uniform(10, 30))
         return {
@@ -120,6 +130,20 @@ class Made:
             "warnings": [],
             "stopped": "",
         }
+
+    def keep_sample(self, rng: np.random.Generator, made: Path) -> None:
+        """As `domadapt.benchmark.sample` does: groups of points in as many dimensions."""
+        label = np.arange(ROWS) % CLASSES
+        centres = rng.normal(size=(CLASSES, COMPONENTS))
+        z = centres[np.tile(label, 2)] + 0.5 * rng.normal(size=(2 * ROWS, COMPONENTS))
+        kept: dict[str, Any] = {
+            "z": z.astype(np.float16),
+            "label_s": label.astype(np.int32),
+            "predicted_t": label.astype(np.int32),
+            "class_names": np.array([str(i) for i in range(CLASSES)]),
+        }
+        with (made / SAMPLE).open("wb") as file:
+            np.savez_compressed(file, **kept)
 
 
 if __name__ == "__main__":

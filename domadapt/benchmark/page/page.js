@@ -71,8 +71,8 @@
   const oracle = document.getElementById("no-oracle");
   const [methods, tasks] = all("fieldset", form).map((set) => all("[data-hides]", set));
   const filter = () => {
-    const hidden = [...methods, ...tasks].filter((box) => !box.checked).map((box) => box.dataset.hides);
-    if (oracle.checked) hidden.push("[data-oracle]");
+    const off = (box) => !box.checked || (oracle.checked && "oracle" in box.dataset);
+    const hidden = [...methods, ...tasks].filter(off).map((box) => box.dataset.hides);
     sheet.replaceSync(hidden.map((s) => "main " + s).join(",") + (hidden.length ? "{display:none!important}" : ""));
     const gone = new Set(tasks.flatMap((box, i) => (box.checked ? [] : [String(i)])));
     for (const choice of choices) choice(gone);
@@ -92,9 +92,8 @@
     const sorted = heads.findIndex((head) => head.getAttribute("aria-sort") !== "none");
     // A column that has gone cannot be sorted by, and one whose values have changed is sorted anew.
     if (sorted === 1) gone.size ? sort(1, heads[1].getAttribute("aria-sort")) : sort(2, "descending");
-    const off = (box) => box.checked && !(oracle.checked && "oracleBox" in box.dataset);
     document.getElementById("shown").textContent =
-      `Shown: ${methods.filter(off).length} of ${methods.length} methods, ` +
+      `Shown: ${methods.filter((box) => !off(box)).length} of ${methods.length} methods, ` +
       `${tasks.length - gone.size} of ${tasks.length} tasks.`;
   };
   form.addEventListener("change", filter);
