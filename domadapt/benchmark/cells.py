@@ -35,10 +35,17 @@ from domadapt.training import Training
 IDLE = ("workers", "checkpoint_every", "device", "seed")
 
 
-def cells_of(suite: Suite, *, threads: int = 1, data_root: Path | str | None = None) -> list[Cell]:
+def cells_of(
+    suite: Suite,
+    *,
+    threads: int = 1,
+    data_root: Path | str | None = None,
+    device: str | None = None,
+) -> list[Cell]:
     """All cells of a checked suite: of each task source_only first, as others go on from it.
 
-    Every task is loaded once, for the fingerprint of its data.
+    Every task is loaded once, for the fingerprint of its data. `device` is the type of device that
+    cells are trained on; None: the one that is found here.
 
     Raises:
         DomadaptError: a task, model or setting that cannot be used, or a target without labels.
@@ -48,7 +55,7 @@ def cells_of(suite: Suite, *, threads: int = 1, data_root: Path | str | None = N
     found = []
     for spec in suite.tasks:
         task = load_task_of(spec, data_root)
-        shared = _shared(suite, task, threads)
+        shared = _shared(suite, task, threads, device)
         sources: dict[int, str] = {}
         for entry in entries:
             own = _own(entry)
@@ -92,7 +99,7 @@ def _baseline(entries: list[Entry]) -> Entry:
     return next(entry for entry in entries if entry.name == BASELINE)
 
 
-def _shared(suite: Suite, task: Task, threads: int) -> dict[str, Any]:
+def _shared(suite: Suite, task: Task, threads: int, device: str | None) -> dict[str, Any]:
     """What all cells of a task have in common."""
     if task.regression:
         raise DomadaptError(
@@ -113,7 +120,7 @@ def _shared(suite: Suite, task: Task, threads: int) -> dict[str, Any]:
         "model": _shown({**asdict(spec), "name": plan.spec.name}),
         "training": {k: v for k, v in how.asked().items() if k not in IDLE},
         "views": plan.views.config(),
-        "device": make_accelerator(how).device.type,
+        "device": device or make_accelerator(how).device.type,
         "threads": threads,
         "torch": torch.__version__,
         "domadapt": domadapt.__version__,

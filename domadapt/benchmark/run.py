@@ -12,6 +12,7 @@ import torch
 
 from domadapt import checkpoint
 from domadapt.benchmark.cells import cells_of, planned
+from domadapt.benchmark.engines import Engine, engine_for
 from domadapt.benchmark.fair import Check, checks
 from domadapt.benchmark.leaderboard import latex, markdown, sections
 from domadapt.benchmark.overlap import keep_overlap, known, overlap_checks
@@ -23,7 +24,6 @@ from domadapt.benchmark.suite import Suite, read_suite
 from domadapt.benchmark.summary import Summary, summarise
 from domadapt.benchmark.work import SuiteWork
 from domadapt.errors import DomadaptError
-from domadapt.runs import engine
 from domadapt.runs.cell import Cell, Cells
 
 #: Seconds between two lines about a benchmark that is under way.
@@ -62,6 +62,9 @@ def benchmark(
     retry: bool = False,
     say: Callable[[str], None] | None = None,
     command: str | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    gpus_per_cell: float | None = None,
 ) -> Benchmark:
     """Run a suite's cells that are not finished, and write results and leaderboard.
 
@@ -70,7 +73,8 @@ def benchmark(
     Args:
         suite: a `Suite` or its TOML file.
         out: the folder of cells and tables; others may work on it at the same time.
-        processes: how many; by default the cores over `threads`, or one per GPU.
+        processes: how many; by default the cores over `threads`, or one per GPU; of a Ray cluster
+            as many as it holds.
         threads: of each process. They are part of a cell's configuration, as results differ in
             rounding.
         seeds: in place of the suite's.
@@ -78,6 +82,11 @@ def benchmark(
         retry: run failed cells again.
         say: is told how far it is.
         command: by which it was started; stands on the page.
+        engine: "local" for processes of this machine, or "ray" (`domadapt.runs.ray_engine`).
+        address: of the Ray cluster, ``HOST:PORT`` or ``auto``; by default the variable RAY_ADDRESS,
+            else a cluster of this machine alone, which ends with the benchmark.
+        gpus_per_cell: the share of a GPU of the cluster that a cell takes, such as 0.5; by default
+            1 where there are GPUs and the suite's device is not "cpu".
 
     Raises:
         DomadaptError: something in the suite cannot be used. What goes wrong in a cell is kept as
@@ -89,31 +98,30 @@ def benchmark(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise DomadaptError(f"out needs a folder, and {folder} is a file; give another name.")
-    gpus = torch.cuda.device_count() if checked.training.get("device") != "cpu" else 0
-    if threads < 1 or (processes is not None and processes < 1):
-        raise DomadaptError(
-            f"processes and threads must be at least 1; got {processes} and {threads}."
-        )
-    many = engine.divided(threads, gpus) if processes is None else processes
     tell = say or (lambda text: None)
-    if not gpus and many * threads > engine.cores():
-        tell(
-            f"Note: {many} processes of {threads} threads share {engine.cores()} cores; fewer are "
-            "quicker."
-        )
-    # Fingerprints are taken with as many threads as the cells are trained with.
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        wanted = cells_of(checked, threads=threads, data_root=data_root)
-    finally:
-        torch.set_num_threads(before)
-    cells = Cells(folder)
-    if retry:
-        cells.forget_failures()
-    write_plan(folder, checked, planned(wanted), command)
-    root = None if data_root is None else str(Path(data_root).resolve())
-    _run(cells, wanted, SuiteWork(checked, root), many, threads, gpus, tell)
+    with engine_for(
+        engine,
+        str(checked.training.get("device", "auto")),
+        processes=processes,
+        threads=threads,
+        address=address,
+        gpus_per_cell=gpus_per_cell,
+    ) as crew:
+        if crew.note:
+            tell(crew.note)
+        # Fingerprints are taken with as many threads as the cells are trained with.
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            wanted = cells_of(checked, threads=threads, data_root=data_root, device=crew.device)
+        finally:
+            torch.set_num_threads(before)
+        cells = Cells(folder)
+        if retry:
+            cells.forget_failures()
+        write_plan(folder, checked, planned(wanted), command)
+        root = None if data_root is None else str(Path(data_root).resolve())
+        _run(cells, wanted, SuiteWork(checked, root), crew, tell)
     keep_overlap(folder, checked, {c.task: str(c.config["data"]) for c in wanted}, data_root, tell)
     return report(folder, say=tell)
 
@@ -156,15 +164,13 @@ def _run(
     cells: Cells,
     wanted: Sequence[Cell],
     work: SuiteWork,
-    processes: int,
-    threads: int,
-    gpus: int,
+    crew: Engine,
     tell: Callable[[str], None],
 ) -> None:
     """Run what is left, with a line now and then."""
     follower = Follower(cells, planned(wanted))
     first = follower.look()
-    tell(f"{first.total} cells, {first.done} of them finished; {processes} processes.")
+    tell(f"{first.total} cells, {first.done} of them finished; {crew.said}.")
     if first.done == first.total:
         return
     last = time.monotonic()
@@ -180,5 +186,5 @@ def _run(
             told = pace.done
             tell(pace.said())
 
-    engine.run(cells, wanted, work, processes=processes, threads=threads, gpus=gpus, look=look)
+    crew.run(cells, wanted, work, look=look)
     tell(follower.look().said())

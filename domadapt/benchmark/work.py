@@ -8,6 +8,7 @@ import importlib
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,9 +22,11 @@ from domadapt.benchmark.cells import training_of
 from domadapt.benchmark.looks import looks_at
 from domadapt.benchmark.sample import SAMPLE, keep_sample
 from domadapt.benchmark.suite import ORACLE, Entry, Suite, load_task_of, spec_of_model, title_of
+from domadapt.errors import DomadaptError
 from domadapt.evaluation import Scores, evaluate, score
 from domadapt.inference import outputs_of
 from domadapt.methods import is_source_free
+from domadapt.methods.registry import method_parts
 from domadapt.network import Network
 from domadapt.report.report import BASELINE, versions
 from domadapt.runs.candidate import LOOKS, RESULT, Trained, candidate_key, train_candidate
@@ -124,20 +127,77 @@ class SuiteWork:
             "versions": versions(),
         }
 
+    # What an engine over several machines asks (`domadapt.runs.ray_engine.Travelling`).
+
+    @property
+    def shares_cache(self) -> bool:
+        """Whether features of a frozen backbone are kept for all."""
+        return bool(spec_of_model(self.suite.model).freeze)
+
+    def files(self) -> list[str]:
+        """The person's own files and folders that the suite names."""
+        said = [*self.suite.tasks, *(e.method for e in self.suite.methods if isinstance(e, Entry))]
+        said += [str(self.suite.model.get(key)) for key in ("name", "weights", "checkpoint")]
+        found = [path for spec in said for path in paths_in(spec)]
+        return list(dict.fromkeys(found))
+
+    def moved(self, places: Mapping[str, str]) -> SuiteWork:
+        """The same where these files lie elsewhere."""
+
+        def there(spec: Any) -> Any:
+            for path in sorted(places, key=len, reverse=True):
+                spec = spec.replace(path, places[path]) if isinstance(spec, str) else spec
+            return spec
+
+        methods = [
+            replace(e, method=there(e.method)) for e in self.suite.methods if isinstance(e, Entry)
+        ]
+        tasks = tuple(there(spec) for spec in self.suite.tasks)
+        model = {key: there(value) for key, value in self.suite.model.items()}
+        suite = replace(self.suite, tasks=tasks, methods=tuple(methods), model=model)
+        return replace(self, suite=suite)
+
+    def prepare(self, cell: Cell, cells: Cells) -> None:
+        """Make the plan of a cell's task, and see that data and device are those of the cell.
+
+        Raises:
+            DomadaptError: this machine lacks something, or has other data or another device.
+        """
+        if _latest and _latest[0][0] == self._known(cell.task, cells):
+            return
+        task = self._load(cell.task)
+        if task.fingerprint() != cell.config["data"]:
+            raise DomadaptError(
+                f"its data of {cell.task} are not those of the machine that runs the benchmark"
+            )
+        device = make_accelerator(training_of(self.suite, "frozen", 0)).device.type
+        if device != cell.config["device"]:
+            raise DomadaptError(
+                f"it trains on {device}, and cells are to be trained on {cell.config['device']} "
+                "(see --gpus-per-cell)"
+            )
+        self._plan(cell.task, cells, task)
+
+    def _known(self, title: str, cells: Cells) -> tuple[str, ...]:
+        return (str(cells.folder.resolve()), self.suite.name, title)
+
+    def _load(self, title: str) -> Task:
+        spec = next(spec for spec in self.suite.tasks if title_of(spec) == title)
+        return load_task_of(spec, self.data_root)
+
     def _entry(self, name: str) -> Entry:
         for entry in self.suite.methods:
             if isinstance(entry, Entry) and entry.name == name:
                 return entry
         raise KeyError(name)
 
-    def _plan(self, title: str, cells: Cells) -> Plan:
+    def _plan(self, title: str, cells: Cells, task: Task | None = None) -> Plan:
         """The plan of a task, which all methods and seeds share; made once for a task."""
-        known = (str(cells.folder.resolve()), self.suite.name, title)
+        known = self._known(title, cells)
         if _latest and _latest[0][0] == known:
             return _latest[0][1]
         _latest.clear()
-        spec = next(spec for spec in self.suite.tasks if title_of(spec) == title)
-        task = load_task_of(spec, self.data_root)
+        task = task or self._load(title)
         model = spec_of_model(self.suite.model)
         if not model.freeze:
             plan = make_plan(task, model)
@@ -171,6 +231,16 @@ class SuiteWork:
         looks = 0 if entry.oracle else self.suite.checkpoints
         done = train_candidate(plan, method, settings, how, place, start=start, looks=looks)
         return done, place
+
+
+def paths_in(spec: str) -> list[str]:
+    """The absolute paths in a spec such as ``/a/mine.py:name+mcc`` that are files or folders."""
+    if Path(spec).is_absolute() and Path(spec).exists():
+        return [spec]
+    parts = [spec.rpartition(":")[0], spec, *method_parts(spec)]
+    files = [part.partition(".py")[0] + ".py" for part in parts if ".py" in part]
+    found = [file for file in files if Path(file).is_absolute() and Path(file).is_file()]
+    return list(dict.fromkeys(found))
 
 
 def with_target_labels_oracle(task: Task) -> Task:

@@ -6,12 +6,14 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from domadapt.cli.common import DataRoot, app, say
 from domadapt.errors import DomadaptError
+
+Engines = Literal["local", "ray"]
 
 
 @app.command()
@@ -22,7 +24,10 @@ def benchmark(
     ] = Path("runs/bench"),
     processes: Annotated[
         int | None,
-        typer.Option(help="Processes. Default: the cores over --threads, or one per GPU."),
+        typer.Option(
+            help="Processes. Default: the cores over --threads, or one per GPU; of a Ray cluster "
+            "as many as it holds."
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each process.")] = 1,
     seeds: Annotated[
@@ -30,6 +35,20 @@ def benchmark(
     ] = None,
     data_root: DataRoot = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
+    engine: Annotated[
+        Engines, typer.Option(help="Processes of this machine, or of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the Ray cluster: HOST:PORT, or auto on one of its machines. Default: the "
+            "variable RAY_ADDRESS, else a cluster of this machine alone."
+        ),
+    ] = None,
+    gpus_per_cell: Annotated[
+        float | None,
+        typer.Option(help="Share of a GPU of the Ray cluster per cell, such as 0.5. Default: 1."),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Run nothing; tell how the benchmark in --out goes on."),
@@ -59,6 +78,9 @@ def benchmark(
             retry=retry,
             say=lambda text: say(text, error=True),
             command=shlex.join(["domadapt", *sys.argv[1:]]),
+            engine=engine,
+            address=address,
+            gpus_per_cell=gpus_per_cell,
         )
     if found.summary is not None:
         say((out / "leaderboard.md").read_text(encoding="utf-8"))
