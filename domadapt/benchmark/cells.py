@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 import domadapt
+from domadapt.benchmark import baselines
 from domadapt.benchmark.suite import (
     UPPER,
     Entry,
@@ -57,20 +58,26 @@ def cells_of(
         task = load_task_of(spec, data_root)
         shared = _shared(suite, task, threads, device)
         sources: dict[int, str] = {}
+        looked: dict[str, str] = {}
         for entry in entries:
             own = _own(entry)
             # The upper bound is trained as source_only is.
             own |= {"settings": _plain(_baseline(entries).settings)} if entry.oracle else {}
-            if suite.checkpoints and not entry.oracle:
+            if suite.checkpoints and not (entry.oracle or entry.baseline):
                 # Only where there are any, so that cells without them stay what they were.
                 own["checkpoints"] = suite.checkpoints
             for seed in suite.seeds:
                 needs: tuple[str, ...] = ()
-                if not entry.oracle and is_source_free(entry.method):
+                if entry.baseline:
+                    needs = (same,) if (same := looked.get(entry.method)) else ()
+                elif not entry.oracle and is_source_free(entry.method):
                     needs = (sources[seed],)
                 config = {**shared, **own, "goes_on_from": list(needs)}
                 cell = Cell(title_of(spec), entry.name, seed, config, needs)
                 found.append(cell)
+                if entry.method == baselines.ZERO_SHOT:
+                    # Without a seed of its own: the others take over what the first has found.
+                    looked.setdefault(entry.method, cell.key)
                 if entry.name == BASELINE:
                     sources[seed] = cell.key
     return found
@@ -113,6 +120,9 @@ def _shared(suite: Suite, task: Task, threads: int, device: str | None) -> dict[
         )
     spec = spec_of_model(suite.model)
     plan = make_plan(task, replace(spec, freeze=False))
+    kind = "frozen" if spec.freeze else plan.kind
+    names = {entry.method: entry for entry in suite.methods if isinstance(entry, Entry)}
+    baselines.check_baselines(names, task, kind, plan.spec.name)
     how = training_of(suite, "frozen" if spec.freeze else plan.kind, 0)
     return {
         "data": task.fingerprint(),
@@ -131,6 +141,10 @@ def _own(entry: Entry) -> dict[str, Any]:
     """What makes a method's cells its own; of a file its name, as its content is hashed."""
     if entry.oracle:
         return {"method": UPPER, "source": method_source_hash(BASELINE), "oracle": True}
+    if entry.baseline:
+        said = baselines.identity(entry.settings)
+        source = hashlib.sha256(Path(baselines.__file__).read_bytes()).hexdigest()[:16]
+        return {"method": entry.method, "source": source, "settings": said, "oracle": False}
     parts = [_file_name(part) for part in method_parts(entry.method)]
     return {
         "method": "+".join(parts),

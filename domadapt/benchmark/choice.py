@@ -69,7 +69,10 @@ def pools_of(
     pools: dict[tuple[str, int], list[Planned]] = {}
     for cell in of:
         result = found.get(cell.key)
-        if result is not None and result["error"] is None and not result["oracle"]:
+        if result is None or result["error"] is not None or result["oracle"]:
+            continue
+        # A row that adapts nothing is no candidate.
+        if result.get("adapted", True):
             pools.setdefault((cell.task, cell.seed), []).append(cell)
     file = cells.folder / VERDICTS
     known = read_json(file) if file.exists() else {}

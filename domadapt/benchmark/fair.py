@@ -28,7 +28,9 @@ def checks(of: Sequence[Planned], found: Mapping[str, Mapping[str, Any]]) -> lis
         of: the cells.
         found: their results by key; failures are left out.
     """
-    done = [(c, found[c.key]) for c in of if c.key in found and found[c.key]["error"] is None]
+    every = [(c, found[c.key]) for c in of if c.key in found and found[c.key]["error"] is None]
+    # Rows that adapt nothing train nothing, and have no terms to keep.
+    done = [(c, r) for c, r in every if r.get("adapted", True)]
     honest = [(c, r) for c, r in done if not r["oracle"]]
     if not honest:
         return []
@@ -41,7 +43,7 @@ def checks(of: Sequence[Planned], found: Mapping[str, Mapping[str, Any]]) -> lis
         _same("data, per task", done, lambda r: r["config"]["data"], by=lambda c: c.task),
         _same("versions, device and threads", done, _machine),
         _tuning(honest),
-        _complete(of, done),
+        _complete(of, every),
     ]
 
 

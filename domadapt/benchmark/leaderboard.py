@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from domadapt.benchmark.baselines import LINEAR_PROBE, NOT_ADAPTED, ZERO_SHOT
 from domadapt.benchmark.fair import Check
 from domadapt.benchmark.published import Figure, Published
 from domadapt.benchmark.statistics import Interval
@@ -63,6 +64,7 @@ def markdown(
         f"saw target labels ({ORACLE}): it was trained on a part of the target and scored on "
         "another, which on transductive tasks is a fifth of the samples that score the others.",
         _accuracies(summary),
+        *_not_adapted(summary),
         "## Against source_only",
         _comparisons(summary),
         _ranks_said(summary),
@@ -113,7 +115,7 @@ def latex(summary: Summary, published: Published | None = None) -> str:
         for task in summary.tasks:
             value = one.tasks.get(task)
             text = NOTHING if value is None else _number(value, r" \pm ")
-            bold = value is not None and not one.oracle and value.mean >= best[task]
+            bold = value is not None and _adapts(one) and value.mean >= best[task]
             cells.append(
                 "--" if value is None else (rf"$\mathbf{{{text}}}$" if bold else f"${text}$")
             )
@@ -137,11 +139,26 @@ def _accuracies(summary: Summary) -> str:
             text = NOTHING if value is None else _number(value, " ± ")
             if value is not None and value.n < summary.seeds:
                 text += f" ({value.n} of {summary.seeds} seeds)"
-            bold = value is not None and not one.oracle and value.mean >= best[task]
+            bold = value is not None and _adapts(one) and value.mean >= best[task]
             cells.append(f"**{text}**" if bold else text)
         cells.append(_percent(one.mean))
         rows.append(cells)
     return _table(["method", *short_names(summary.tasks), "mean"], rows)
+
+
+def _not_adapted(summary: Summary) -> list[str]:
+    """What the rows are that adapt nothing, where there are any."""
+    what = {
+        LINEAR_PROBE: "is a logistic regression of the frozen backbone's features on the source's "
+        "labels, its penalty chosen by cross-validation on them",
+        ZERO_SHOT: "is a CLIP model, another backbone than the methods have, that reads the names "
+        "of the classes and has seen no label",
+    }
+    there = [one.method for one in summary.standings if one.method in NOT_ADAPTED]
+    if not there:
+        return []
+    said = "; ".join(f"{name} {what[name]}" for name in there)
+    return [f"Rows without adaptation are not ranked and not tested: {said}."]
 
 
 def _comparisons(summary: Summary) -> str:
@@ -170,9 +187,9 @@ def _comparisons(summary: Summary) -> str:
                 NOTHING if p is None else f"{p.wins} / {p.losses}",
                 NOTHING if p is None else f"{p.p_holm:.3f}{'*' * marked}",
                 NOTHING if one.gap is None else f"{round(100 * one.gap)} %",
-                NOTHING if one.method == BASELINE or one.oracle else f"{below} of {of}",
+                NOTHING if one.method == BASELINE or not _adapts(one) else f"{below} of {of}",
                 NOTHING if one.rank is None else f"{one.rank:.2f}",
-                NOTHING if one.oracle else str(one.set_aside),
+                NOTHING if not _adapts(one) else str(one.set_aside),
                 NOTHING if one.time is None else f"{one.time:.1f} x",
                 NOTHING if one.step_time is None else f"{one.step_time:.1f} x",
                 NOTHING if one.memory is None else f"{one.memory / 2**20:.0f}",
@@ -354,11 +371,18 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _titled(one: Standing) -> str:
+    if one.method in NOT_ADAPTED:
+        return f"{one.method} (no adaptation)"
     return f"{one.method} ({ORACLE})" if one.oracle else one.method
 
 
+def _adapts(one: Standing) -> bool:
+    """Whether it is a method of the comparison, with the same terms as the others."""
+    return not one.oracle and one.method not in NOT_ADAPTED
+
+
 def _best(summary: Summary) -> dict[str, float]:
-    honest = [one for one in summary.standings if not one.oracle]
+    honest = [one for one in summary.standings if _adapts(one)]
     return {
         task: max((one.tasks[task].mean for one in honest if task in one.tasks), default=2.0)
         for task in summary.tasks

@@ -112,7 +112,7 @@ def tidy(
             for metric, value in look[ORACLE].items():
                 add(LOOK, f"{ORACLE}_{metric}", value, step=look["step"])
         pool = judged.get((cell.task, cell.seed))
-        if pool is not None and not oracle:
+        if pool is not None and not oracle and result.get("adapted", True):
             if cell.method in pool.ensv:
                 add(LABEL_FREE, "ensv", pool.ensv[cell.method])
             reasons = pool.set_aside.get(cell.method, [])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from domadapt.adaptation.request import name_of, settings_of_method, spec_of
+from domadapt.benchmark.baselines import NOT_ADAPTED, ZERO_SHOT, read_zero_shot
 from domadapt.data import catalogue
 from domadapt.defaults import training_for
 from domadapt.errors import DomadaptError, unknown
@@ -49,6 +50,11 @@ class Entry:
         """Whether it sees target labels."""
         return self.method == UPPER
 
+    @property
+    def baseline(self) -> bool:
+        """Whether it adapts nothing and trains no network: `domadapt.benchmark.baselines`."""
+        return self.method in NOT_ADAPTED
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -75,6 +81,9 @@ class Suite:
             ones, as the latter lack what the former keep. The upper bound is not looked at.
         folder: where relative paths begin.
         about: a sentence for the leaderboard, such as the protocol.
+        zero_shot: ``{model = "...", prompt = "a photo of a {}."}``: a row of a CLIP model, by its
+            folder or its name on the hub, that reads the names of the classes; see
+            `domadapt.benchmark.baselines`. The row "linear_probe" stands among the methods.
         protocol: "transductive" or "inductive", against which published figures are held; empty:
             as the catalogue has each task.
     """
@@ -90,6 +99,7 @@ class Suite:
     folder: Path = Path()
     about: str = ""
     protocol: str = ""
+    zero_shot: Mapping[str, str] = field(default_factory=dict, hash=False)
     checkpoints: int = 0
 
     def checked(self) -> Suite:
@@ -108,6 +118,7 @@ class Suite:
                 f"{self.checkpoints!r}."
             )
         folder = Path(self.folder)
+        zero_shot = read_zero_shot(self.zero_shot, folder)
         training_for("scratch", self.training)
         if "seed" in self.training:
             raise DomadaptError(
@@ -116,7 +127,8 @@ class Suite:
         return replace(
             self,
             tasks=_tasks(_strings("tasks", self.tasks), folder),
-            methods=_entries(self.methods, folder),
+            methods=_entries(self.methods, folder, zero_shot),
+            zero_shot=zero_shot,
             seeds=_seeds(self.seeds),
             model=_model(self.model, folder),
             training=dict(self.training),
@@ -199,8 +211,11 @@ def _read_entry(said: Any) -> str | Entry:
     return Entry(said["method"], said.get("settings", {}), str(said.get("name", "")))
 
 
-def _entries(given: Sequence[str | Entry], folder: Path) -> tuple[Entry, ...]:
+def _entries(
+    given: Sequence[str | Entry], folder: Path, zero_shot: Mapping[str, str]
+) -> tuple[Entry, ...]:
     """All methods with all their settings: source_only first, target_only last."""
+    fixed: list[Entry] = []
     found = []
     for one in _listed("methods", given):
         entry = Entry(one) if isinstance(one, str) else one
@@ -210,15 +225,20 @@ def _entries(given: Sequence[str | Entry], folder: Path) -> tuple[Entry, ...]:
             if entry.settings:
                 raise DomadaptError(f"{UPPER} takes no settings; it is trained as {BASELINE}.")
             continue
+        if entry.baseline:
+            fixed += [_fixed(entry, zero_shot)]
+            continue
         method = "+".join(_resolved(part, folder) for part in method_parts(entry.method))
         settings = settings_of_method(method, entry.settings)
         found.append(Entry(method, settings, entry.name or name_of(method)))
+    if zero_shot and not any(e.method == ZERO_SHOT for e in fixed):
+        fixed.append(Entry(ZERO_SHOT, zero_shot, ZERO_SHOT))
     plain = [e for e in found if e.name == BASELINE]
     if any(e.method != BASELINE for e in plain):
         raise DomadaptError(f"{BASELINE} is the name of the baseline; choose another.")
     if not plain:
         plain = [Entry(BASELINE, settings_of_method(BASELINE, None), BASELINE)]
-    entries = (*plain, *(e for e in found if e.name != BASELINE), Entry(UPPER, {}, UPPER))
+    entries = (*plain, *(e for e in found if e.name != BASELINE), *fixed, Entry(UPPER, {}, UPPER))
     names = [e.name for e in entries]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -227,6 +247,21 @@ def _entries(given: Sequence[str | Entry], folder: Path) -> tuple[Entry, ...]:
             f'{{method = "{twice[0]}", name = "...", settings = {{...}}}}.'
         )
     return entries
+
+
+def _fixed(entry: Entry, zero_shot: Mapping[str, str]) -> Entry:
+    """A row that adapts nothing, under its own name, which tables stamp."""
+    own = zero_shot if entry.method == ZERO_SHOT else {}
+    if dict(entry.settings) not in ({}, dict(own)) or entry.name not in ("", entry.method):
+        raise DomadaptError(
+            f"{entry.method} takes no settings and no other name in the list of methods; give it "
+            f'as "{entry.method}".'
+        )
+    if entry.method == ZERO_SHOT and not zero_shot:
+        raise DomadaptError(
+            f"{ZERO_SHOT} needs a CLIP model; give the suite zero_shot = {{model = ...}}."
+        )
+    return Entry(entry.method, own, entry.method)
 
 
 def _tasks(given: Sequence[str], folder: Path) -> tuple[str, ...]:

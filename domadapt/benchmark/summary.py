@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from domadapt.benchmark import statistics
+from domadapt.benchmark.baselines import NOT_ADAPTED
 from domadapt.benchmark.results import COST, FAILED, GUARD, LABEL_FREE, LOOK, TARGET, VERDICT
 from domadapt.benchmark.statistics import Interval, Paired, Ranks
 from domadapt.benchmark.suite import ORACLE, UPPER
@@ -138,7 +139,7 @@ def summarise(
     oracle = {UPPER, *scored.loc[scored["oracle"], "method"]}
     table = _cube(scored, methods, tasks, seeds)
     means = {m: _means(table[m]) for m in methods}
-    honest = [m for m in methods if m not in oracle]
+    honest = [m for m in methods if m not in oracle and m not in NOT_ADAPTED]
     there = [m for m in honest if np.isfinite(means[m]).any()]
     ranks = statistics.average_ranks({m: means[m].tolist() for m in there})
     paired = {}

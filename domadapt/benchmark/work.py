@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from domadapt import checkpoint
+from domadapt.benchmark import baselines
 from domadapt.benchmark.cells import training_of
 from domadapt.benchmark.looks import looks_at
 from domadapt.benchmark.sample import SAMPLE, keep_sample
 from domadapt.benchmark.suite import ORACLE, Entry, Suite, load_task_of, spec_of_model, title_of
 from domadapt.errors import DomadaptError
-from domadapt.evaluation import Scores, evaluate, score
+from domadapt.evaluation import Outputs, Scores, evaluate, score
 from domadapt.inference import outputs_of
 from domadapt.methods import is_source_free
 from domadapt.methods.registry import method_parts
@@ -43,6 +44,8 @@ from domadapt.training import Training
 #: Files of a finished cell beside its result: what the network says, its curves, and the trained
 #: candidate where others may go on from it.
 OUTPUTS, HISTORY, CANDIDATE = "outputs.npz", "history.json", "candidate"
+#: What a result says of its own cell.
+WHO = ("schema", "key", "task", "method", "seed", "config")
 #: The plan of the task that this process was last at, by what it is of.
 _latest: list[tuple[tuple[str, ...], Plan]] = []
 
@@ -65,6 +68,8 @@ class SuiteWork:
         plan = self._plan(cell.task, cells)
         prepared = time.perf_counter() - begun
         entry = self._entry(cell.method)
+        if entry.baseline:
+            return self._fixed(cell, entry, plan, made, cells)
         how = training_of(self.suite, plan.kind, cell.seed)
         device = make_accelerator(how).device
         begin_memory(device)
@@ -208,6 +213,50 @@ class SuiteWork:
                 plan = make_plan(task, model, cache=cells.folder / "cache", device=device)
         _latest.append((known, plan))
         return plan
+
+    def _fixed(
+        self, cell: Cell, entry: Entry, plan: Plan, made: Path, cells: Cells
+    ) -> dict[str, Any]:
+        """The result of a row that adapts nothing."""
+        checkpoint.write_json(made / HISTORY, {})
+        if cell.needs:
+            # It has no seed of its own.
+            first = cells.result(cell.needs[0])
+            return {k: first[k] for k in first if k not in WHO}
+        begun = time.perf_counter()
+        device = make_accelerator(training_of(self.suite, "frozen", 0)).device
+        begin_memory(device)
+        if entry.method == baselines.ZERO_SHOT:
+            task = load_task_of(
+                next(s for s in self.suite.tasks if title_of(s) == cell.task), self.data_root
+            )
+            said = baselines.zero_shot(task, **entry.settings, device=device)
+        else:
+            task = plan.task
+            spec = spec_of_model(self.suite.model)
+            if not spec.freeze:
+                with cells.alone("features"):
+                    frozen = replace(spec, freeze=True)
+                    plan = make_plan(task, frozen, cache=cells.folder / "cache", device=device)
+            said = baselines.linear_probe(plan, cell.seed)
+        scores = evaluate(task, Outputs(said.test, said.test[:0]))
+        assert isinstance(scores, Scores)
+        return {
+            "scores": {},
+            ORACLE: False,
+            "adapted": False,
+            "scored_on": "target_test",
+            "metrics": _metrics(scores) | {"source_val_accuracy": source_val_accuracy(said.val)},
+            "seconds": said.seconds,
+            "wall_seconds": time.perf_counter() - begun,
+            "steps": 0,
+            "peak_memory": peak_memory(device),
+            "parameters": said.parameters,
+            "settings": {k: str(v) for k, v in said.settings.items()},
+            "model": spec_dict(plan.spec),
+            "warnings": [],
+            "versions": versions(),
+        }
 
     def _train(
         self, cell: Cell, entry: Entry, plan: Plan, how: Training, room: Path, cells: Cells
