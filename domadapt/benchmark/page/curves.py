@@ -18,7 +18,7 @@ FIRST = ("loss/source", "doctor/effective_classes", "doctor/adaptation_share")
 #: Not a curve, or one that says little.
 _LEFT_OUT = ("step", "seconds", "lr")
 #: Panels of a task, points of a curve, and points of all curves of a page, at most.
-PANELS, POINTS, ALL_POINTS = 6, 60, 120_000
+PANELS, POINTS, ALL_POINTS = 9, 60, 120_000
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ def curves_of(
     for cell in of:
         if cell.key in found and found[cell.key]["error"] is None:
             groups.setdefault((cell.task, cell.method), []).append(cell.key)
-    points = int(np.clip(ALL_POINTS // (PANELS * max(1, len(groups))), 12, POINTS))
     made: Curves = {}
     having: dict[str, set[str]] = {}
     for (task, method), keys in groups.items():
@@ -57,7 +56,7 @@ def curves_of(
         for name in names:
             if name in _LEFT_OUT or name.startswith("weight/"):
                 continue
-            curve = mean_curve([(h["step"], h[name]) for h in histories if name in h], points)
+            curve = mean_curve([(h["step"], h[name]) for h in histories if name in h], POINTS)
             if curve is not None:
                 made.setdefault(task, {}).setdefault(name, []).append(Curve(method, *curve))
                 having.setdefault(name, set()).add(method)
@@ -75,6 +74,12 @@ def curves_of(
         task: {name: by_name[name] for name in shown if name in by_name}
         for task, by_name in made.items()
     }
+    many = sum(len(curves) for by_name in kept.values() for curves in by_name.values())
+    points = int(np.clip(ALL_POINTS // max(1, many), 12, POINTS))
+    if points < POINTS:
+        for by_name in kept.values():
+            for name, curves in by_name.items():
+                by_name[name] = [_thinned(curve, points) for curve in curves]
     return kept, points, len(order) - len(shown)
 
 
@@ -106,6 +111,12 @@ def mean_curve(
     steps = np.bincount(part, x, minlength=parts)[some] / count[some]
     values = np.bincount(part, y, minlength=parts)[some] / count[some]
     return steps, values
+
+
+def _thinned(curve: Curve, points: int) -> Curve:
+    found = mean_curve([(curve.steps.tolist(), curve.values.tolist())], points)
+    assert found is not None
+    return Curve(curve.method, *found)
 
 
 def _history(cells: Cells, key: str) -> dict[str, list[float]]:

@@ -144,7 +144,7 @@ def curve_panel(curves: Sequence[Curve], title: str, task: str, ids: Mapping[str
     def run(step: float) -> float:
         return left + (right - left) * (step - first) / ((last - first) or 1.0)
 
-    parts = [_text(0, 13, title + (" (log scale)" if wide else ""), kind="head")]
+    parts = [_text(0, 13, cut(title, 36) + (" (log scale)" if wide else ""), kind="head")]
     for tick in ticks:
         parts.append(_line(left, rise(tick), right, rise(tick), "grid"))
         parts.append(_text(left - 6, rise(tick) + 3.5, _number(tick), "end", "tick"))
