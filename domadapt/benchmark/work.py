@@ -227,9 +227,7 @@ class SuiteWork:
         device = make_accelerator(training_of(self.suite, "frozen", 0)).device
         begin_memory(device)
         if entry.method == baselines.ZERO_SHOT:
-            task = load_task_of(
-                next(s for s in self.suite.tasks if title_of(s) == cell.task), self.data_root
-            )
+            task = self._load(cell.task)
             said = baselines.zero_shot(task, **entry.settings, device=device)
         else:
             task = plan.task
