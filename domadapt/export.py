@@ -1,7 +1,7 @@
 """The model as a file: weights, a program for torch alone (.pt2), and ONNX.
 
 A program holds the whole network, normalisation included, in evaluation mode; the size of the
-batch is free. Exporting leaves the network as it was.
+batch is free, and that of texts as well. Exporting leaves the network as it was.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def export_pt2(network: nn.Module, example: Inputs, path: Path) -> None:
     model, x = _prepared(network, example)
     with _quiet():
         try:
-            program = torch.export.export(model, (x,), dynamic_shapes=(_batch_free(x),))
+            program = torch.export.export(model, (x,), dynamic_shapes=(_free(x),))
         except Exception as error:  # torch.export raises errors of many kinds
             raise _cannot("torch.export", network, error) from error
         # Through memory: torch.export.save wants a name ending in .pt2, which a temporary lacks.
@@ -75,10 +75,11 @@ def export_onnx(network: nn.Module, example: Inputs, path: Path) -> None:
         try:
             program: Any = torch.onnx.export(
                 model,
-                (x,),
+                # A dictionary at the end would be taken for arguments by name.
+                (x, {}),
                 input_names=list(x) if isinstance(x, dict) else ["x"],
                 output_names=["logits"],
-                dynamic_shapes=(_batch_free(x),),
+                dynamic_shapes=(_free(x),),
                 opset_version=ONNX_OPSET,
                 dynamo=True,
                 verbose=False,
@@ -106,9 +107,14 @@ def _prepared(network: nn.Module, example: Inputs) -> tuple[nn.Module, Inputs]:
     return model, {name: two(x) for name, x in example.items()}
 
 
-def _batch_free(x: Inputs) -> Any:
+def _free(x: Inputs) -> Any:
+    """What of the sizes of inputs may differ: the batch's, and the length of texts."""
     batch = torch.export.Dim("batch", min=1)
-    return {0: batch} if isinstance(x, Tensor) else {name: {0: batch} for name in x}
+    if isinstance(x, Tensor):
+        return {0: batch}
+    # Up to the longest text that the model takes, which torch.export finds out.
+    length = torch.export.Dim.DYNAMIC
+    return {n: {0: batch, 1: length} if v.ndim > 1 else {0: batch} for n, v in x.items()}
 
 
 def _cannot(what: str, network: nn.Module, error: Exception) -> DomadaptError:

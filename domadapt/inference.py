@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -41,7 +42,8 @@ def outputs_of(
     """Logits of every sample of a split, and its features.
 
     Features are kept for a random subsample of `max_features` rows where the split is larger:
-    memory then does not grow with the split. The network's mode is restored.
+    memory then does not grow with the split. The network's mode is restored. Tokenised texts pass
+    in the order of their lengths, 32 at a time, so that little is padded.
     """
     place = device or next(network.parameters()).device
     was = network.training
@@ -51,14 +53,24 @@ def outputs_of(
     if max_features is not None and n > max_features:
         draw = torch.Generator().manual_seed(seed)
         keep = torch.randperm(n, generator=draw)[:max_features].sort().values
+    lengths = getattr(split.domain.samples, "lengths", None)
+    order = torch.arange(n)
+    if lengths is not None:
+        order = torch.from_numpy(np.argsort(lengths[split.indices], kind="stable"))
+        split, batch_size = replace(split, indices=split.indices[order]), min(batch_size, 32)
+    kept = torch.isin(order, keep)
     logits, features, start = [], [], 0
     for x in inputs_of(split, views, batch_size):
         z = network.features(to_device(x, place))
         logits.append(network.head(z).float().cpu())
-        here = keep[(keep >= start) & (keep < start + len(z))] - start
-        features.append(z[here.to(place)].float().cpu())
+        features.append(z[kept[start : start + len(z)].to(place)].float().cpu())
         start += len(z)
     network.train(was)
+    back = torch.argsort(order)
+    back_kept = torch.argsort(order[kept])
     return Outputs(
-        torch.cat(logits), torch.cat(features), split.y, None if len(keep) == n else keep
+        torch.cat(logits)[back],
+        torch.cat(features)[back_kept],
+        split.y,
+        None if len(keep) == n else keep,
     )

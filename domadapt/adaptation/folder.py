@@ -15,12 +15,15 @@ from domadapt import checkpoint
 from domadapt.adaptation.measure import Measured, shape_of
 from domadapt.errors import DomadaptError
 from domadapt.export import export_onnx, export_pt2
+from domadapt.network import Network
 from domadapt.report.page import render
 from domadapt.report.report import Report
 from domadapt.runs.plan import Plan, keep_source, spec_dict
 from domadapt.runs.saved import (
+    CLASSIFIER,
     CONFIG,
     CONFIG_SCHEMA,
+    ENCODER,
     EXPORT,
     OWN_RULE,
     PAGE,
@@ -94,13 +97,20 @@ def save(
     classes = len(task.output_names)
     program = network if calibration is None else calibration.apply(network, classes)
     makers = {"pt2": (export_pt2, EXPORT), "onnx": (export_onnx, "model.onnx")}
-    for what in sorted({*export, "pt2"} if only_export else set(export)):
+    for what in sorted(({*export, "pt2"} if only_export else set(export)) - {"hf"}):
         make, file = makers[what]
         try:
             make(program, plan.example, folder / file)
         except DomadaptError as error:
             # A model that cannot be exported is trained all the same: nothing of it is thrown away.
             report = replace(report, warnings=[*report.warnings, f"{file} is missing: {error}"])
+    kept = keep_source(plan.spec, folder)
+    if "hf" in export:
+        try:
+            _save_classifier(folder, plan, task, network, calibration)
+        except DomadaptError as error:
+            said = f"{CLASSIFIER} is missing: {error}"
+            report = replace(report, warnings=[*report.warnings, said])
     tables = []
     for split in (task.target_train, task.target_test):
         if split.name in chosen.predictions:
@@ -125,21 +135,12 @@ def save(
         "model": {
             "spec": spec_dict(plan.spec),
             "input": shape_of(plan),
-            **keep_source(plan.spec, folder / "source"),
+            **kept,
         },
         "views": plan.input_views.config(),
         "columns": getattr(task.example.domain.samples, "columns", None),
         "method": {"name": chosen.candidate.method, "settings": chosen.candidate.settings},
-        **(
-            {}
-            if calibration is None
-            else {
-                "calibration": {
-                    "temperature": calibration.temperature,
-                    "offset": calibration.offset(classes).tolist(),
-                }
-            }
-        ),
+        **({} if calibration is None else {"calibration": _calibration_of(calibration, task)}),
         "training": report.training,
         "seed": report.seed,
         "versions": report.versions,
@@ -147,3 +148,26 @@ def save(
     # Written last: a folder that has it is a finished run.
     checkpoint.write_json(folder / CONFIG, config)
     return report
+
+
+def _save_classifier(
+    folder: Path, plan: Plan, task: Task, network: Network, calibration: Calibration | None
+) -> None:
+    """Write the network as a classifier of Hugging Face."""
+    from domadapt.hf.saving import save_classifier
+
+    save_classifier(
+        network,
+        folder / ENCODER,
+        folder / CLASSIFIER,
+        task.class_names,
+        regression=task.regression,
+        max_length=plan.input_views.config().get("max_length"),
+        calibration=None if calibration is None else _calibration_of(calibration, task),
+    )
+
+
+def _calibration_of(calibration: Calibration, task: Task) -> dict[str, Any]:
+    """Temperature and offset as plain values."""
+    offset = calibration.offset(len(task.output_names)).tolist()
+    return {"temperature": calibration.temperature, "offset": offset}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from domadapt.errors import DomadaptError
+from domadapt.hf import is_hf
 from domadapt.methods import (
     build_method,
     method_class,
@@ -53,10 +54,34 @@ def spec_of(
     bottleneck: int | None = None,
     image_size: int | None = None,
     augment: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
+    export: Sequence[str] = (),
 ) -> ModelSpec:
-    """The model as asked for."""
+    """The model as asked for.
+
+    What is to leave as a classifier of Hugging Face has that classifier's form, unless a person
+    says otherwise: its pooling, and nothing between that and the head.
+    """
     file = None if checkpoint_file is None else str(checkpoint_file)
-    return ModelSpec(name, weights, file, head, freeze, bottleneck, image_size, augment)
+    if "hf" in export and is_hf(name):
+        bottleneck, pooling = bottleneck or 0, pooling or "hf"
+    return ModelSpec(
+        name, weights, file, head, freeze, bottleneck, image_size, augment, max_length, pooling
+    )
+
+
+def check_leaves(plan: Plan, export: Sequence[str]) -> None:
+    """Refuse, before training, a model that cannot leave as a classifier of Hugging Face."""
+    if "hf" not in export:
+        return
+    from domadapt.hf.saving import cannot_leave
+
+    why = cannot_leave(plan.spec.name, plan.spec.pooling, plan.spec.bottleneck)
+    if plan.task.open_set:
+        why = "no classifier of Hugging Face has an output that a threshold makes"
+    if why:
+        raise DomadaptError(f"The export 'hf' is not possible: {why}.")
 
 
 def without_source(target: Domain, run: str | Path, **options: Any) -> Task:
@@ -167,9 +192,9 @@ def check_given(
             f"image_size is for images, and {task.name} has data of kind {task.kind!r}; leave it "
             "out."
         )
-    strange = sorted(set(export) - {"pt2", "onnx"})
+    strange = sorted(set(export) - {"pt2", "onnx", "hf"})
     if strange:
-        raise DomadaptError(f"export takes 'pt2' and 'onnx'; got {strange[0]!r}.")
+        raise DomadaptError(f"export takes 'pt2', 'onnx' and 'hf'; got {strange[0]!r}.")
     missing = [p for p in ("onnx", "onnxscript") if importlib.util.find_spec(p) is None]
     if "onnx" in export and missing:
         raise DomadaptError("ONNX export needs the extra: pip install 'domadapt[onnx]'.")

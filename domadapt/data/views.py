@@ -3,7 +3,8 @@
 Every random view is a function of its input and of the generator alone; the global random state
 is neither read nor changed. Numbers leave as float32: images in [0, 1] ``(n, 3, h, w)`` (the mean
 and deviation that a backbone wants are applied inside the network), vectors ``(n, d)``, series
-``(n, channels, length)``. Text is passed on as it is.
+``(n, channels, length)``. Texts leave as tokens, which a tokenizer makes of them where they are
+none yet.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch.nn import functional
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as images
 
+from domadapt.data.text import texts_of
+from domadapt.data.tokens import Tokenizer
 from domadapt.errors import DomadaptError, unknown
 from domadapt.task import Inputs, Kind, Raw
 
@@ -27,8 +30,12 @@ AUGMENTATIONS: dict[str, tuple[str, ...]] = {
     "image": ("photo", "glyph", "none"),
     "vector": ("vector", "features", "none"),
     "series": ("series", "none"),
-    "text": ("none",),
+    "text": ("tokens", "none"),
 }
+
+
+#: The chance of a token to be masked in the strong view of a text: that of BERT's training.
+_MASKED = 0.15
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def make_views(
     *,
     scale: Tensor | None = None,
     resolution: tuple[int, int] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Views:
     """The views of a kind of data.
 
@@ -103,17 +111,19 @@ def make_views(
     vector    unchanged                                      noise, values swapped between rows
     features  unchanged                                      noise, values set to 0
     series    noise, amplitude                               more of it, a stretch of time flattened
+    tokens    unchanged                                      tokens masked
     none      unchanged                                      unchanged
     ========  =============================================  =====================================
 
     Args:
         kind: what a sample is.
-        augment: one of the above that fits the kind; None takes photo, vector, series or none.
+        augment: one of the above that fits the kind; None takes photo, vector, series or tokens.
         preprocessing: what the backbone asks of its images.
         scale: the deviation of each feature ``(d,)``, or of each channel ``(c,)``, in the training
             data, to which noise is relative; None takes that of each batch.
         resolution: the height and width to bring images to where `preprocessing` names no size,
             such as those a network was trained with.
+        tokenizer: what makes tokens of texts; without one the samples must be tokens.
 
     Raises:
         DomadaptError: an augmentation that does not exist or does not fit the kind.
@@ -129,17 +139,18 @@ def make_views(
         return _VectorViews(name, scale)
     if kind == "series":
         return _SeriesViews(name, scale)
-    return _TextViews()
+    return _TextViews(name, tokenizer)
 
 
-def views_from_config(config: Mapping[str, Any]) -> Views:
-    """The views whose `Views.config` this is, for prediction."""
+def views_from_config(config: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> Views:
+    """The views whose `Views.config` this is, for prediction; texts need their `tokenizer`."""
     asked, resolution = config.get("preprocessing"), config.get("resolution")
     return make_views(
         config["kind"],
         config["augment"],
         None if asked is None else Preprocessing(**asked),
         resolution=None if resolution is None else (resolution[0], resolution[1]),
+        tokenizer=tokenizer,
     )
 
 
@@ -318,19 +329,60 @@ class _SeriesViews:
 
 
 class _TextViews:
-    """Text is passed on as it is."""
+    """Views of texts; see `make_views`."""
+
+    def __init__(self, augment: str, tokenizer: Tokenizer | None) -> None:
+        self.augment = augment
+        self.tokenizer = tokenizer
 
     def config(self) -> dict[str, Any]:
-        return {"kind": "text", "augment": "none"}
+        about = {"kind": "text", "augment": self.augment}
+        if self.tokenizer is None:
+            return about
+        return {
+            **about,
+            "tokenizer": self.tokenizer.identity,
+            "max_length": self.tokenizer.max_length,
+        }
 
     def evaluation(self, raw: Raw) -> Inputs:
-        return cast(Inputs, raw)
+        if isinstance(raw, dict):
+            return raw
+        if self.tokenizer is None:
+            raise DomadaptError(
+                "Texts need a model that brings a tokenizer along; name one of Hugging Face "
+                "(--model hf:FOLDER), or give samples that are tokens already."
+            )
+        return self.tokenizer(texts_of(raw))
 
     def weak(self, raw: Raw, generator: torch.Generator) -> Inputs:
         return self.evaluation(raw)
 
     def strong(self, raw: Raw, generator: torch.Generator) -> Inputs:
-        return self.evaluation(raw)
+        x = self.evaluation(raw)
+        if self.augment == "none" or isinstance(x, Tensor) or "input_ids" not in x:
+            return x
+        return _masked_tokens(x, generator, self.tokenizer)
+
+
+def _masked_tokens(
+    x: dict[str, Tensor], generator: torch.Generator, tokenizer: Tokenizer | None
+) -> dict[str, Tensor]:
+    """The same with each token that is part of the text masked with a chance of 15 %.
+
+    It becomes the tokenizer's mask token; where there is none, it is taken out of the attention
+    mask. Of tokens of an unknown kind the first, which often stands for the whole text, stays.
+    """
+    ids = x["input_ids"]
+    mask = x.get("attention_mask", torch.ones_like(ids))
+    usable = mask.bool()
+    if tokenizer is not None:
+        usable = usable & ~torch.isin(ids, torch.tensor(tokenizer.special_ids))
+    usable[:, 0] = False
+    hit = usable & (torch.rand(ids.shape, generator=generator) < _MASKED)
+    if tokenizer is not None and tokenizer.mask_id is not None:
+        return {**x, "input_ids": torch.where(hit, tokenizer.mask_id, ids)}
+    return {**x, "attention_mask": torch.where(hit, 0, mask)}
 
 
 def _unit(x: Tensor) -> Tensor:

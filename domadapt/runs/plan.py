@@ -23,12 +23,14 @@ from domadapt.backbones import (
 )
 from domadapt.checkpoint import write_atomically
 from domadapt.data.arrays import ArraySamples
+from domadapt.data.tokens import Tokenizer, tokenised
 from domadapt.data.views import Preprocessing, Views, make_views
 from domadapt.defaults import BOTTLENECK, BackboneKind
 from domadapt.errors import DomadaptError
+from domadapt.hf import is_hf
 from domadapt.inference import inputs_of, to_device
 from domadapt.network import Network, Normalize, Rescale, in_units, width_of
-from domadapt.runs.saved import CONFIG, MODEL, is_regression, model_arguments, read_config
+from domadapt.runs.saved import CONFIG, ENCODER, MODEL, is_regression, model_arguments, read_config
 from domadapt.task import Domain, Inputs, Split, Task
 
 #: Samples of the source from which the inputs' mean and spread are taken.
@@ -50,6 +52,9 @@ class ModelSpec:
         bottleneck: width of a layer between backbone and head; 0 for none, None for the default.
         image_size: height and width that images are brought to; None leaves it to the backbone.
         augment: name of the augmentation; None takes the data's own.
+        max_length: where texts are cut, in tokens; None takes 128, or the model's limit.
+        pooling: of an encoder of Hugging Face: "mean", "first" or "hf", its own classifier's;
+            None takes "mean" for texts, and "hf" for images and with a trained head.
     """
 
     name: str | None = None
@@ -60,9 +65,11 @@ class ModelSpec:
     bottleneck: int | None = None
     image_size: int | None = None
     augment: str | None = None
+    max_length: int | None = None
+    pooling: str | None = None
 
     def __post_init__(self) -> None:
-        for what in ("bottleneck", "image_size"):
+        for what in ("bottleneck", "image_size", "max_length"):
             value = getattr(self, what)
             if value is not None and value < (0 if what == "bottleneck" else 1):
                 raise DomadaptError(f"{what} must be a positive number; got {value}.")
@@ -97,11 +104,24 @@ def views_for(task: Task, spec: ModelSpec, preprocessing: Preprocessing | None) 
     if spec.image_size is not None:
         size = (spec.image_size, spec.image_size)
         preprocessing = replace(preprocessing or Preprocessing(), size=size, resize=None)
-    scale = None
+    scale = tokenizer = None
+    if task.kind == "text" and spec.name is not None and is_hf(spec.name):
+        tokenizer = _tokenizer(spec.name, spec.max_length)
+    elif spec.max_length is not None:
+        raise DomadaptError(
+            "max_length is for texts and a model of Hugging Face (hf:); leave it out."
+        )
     if task.kind in ("vector", "series"):
         plain = make_views(task.kind, "none", None)
         scale = _statistics(task.example, plain)[1]
-    return make_views(task.kind, spec.augment or task.augment, preprocessing, scale=scale)
+    augment = spec.augment or task.augment
+    return make_views(task.kind, augment, preprocessing, scale=scale, tokenizer=tokenizer)
+
+
+def _tokenizer(name: str, max_length: int | None) -> Tokenizer:
+    from domadapt.hf.encoder import tokenizer_of
+
+    return tokenizer_of(name, max_length)
 
 
 def _statistics(split: Split, views: Views) -> tuple[Tensor, Tensor]:
@@ -165,10 +185,16 @@ def make_plan(
     if spec.checkpoint is not None:
         spec, asked = _taken_up(spec, spec.checkpoint, task)
     if spec.name is None:
-        shown = make_views(task.kind, "none", None).evaluation(task.example.fetch([0]))
+        shown: Inputs = {}
+        if task.kind != "text":
+            shown = make_views(task.kind, "none", None).evaluation(task.example.fetch([0]))
         spec = replace(spec, name=default_backbone(task.kind, shown, task.augment))
     assert spec.name is not None
     name = spec.name
+    if is_hf(name) and spec.pooling is None:
+        from domadapt.hf.encoder import default_pooling
+
+        spec = replace(spec, pooling=default_pooling(name, spec.head is not None))
     if asked is None:
         # A trained classifier asks for its images as pre-trained weights do.
         asked = preprocessing_of(name, spec.weights or spec.checkpoint)
@@ -181,6 +207,7 @@ def make_plan(
             checkpoint=None if spec.checkpoint is None else Path(spec.checkpoint),
             n_classes=task.n_classes,
             head=spec.head,
+            pooling=spec.pooling,
         )
 
     return _plan(task, spec, build, cache, device, asked)
@@ -214,7 +241,12 @@ def _taken_up(spec: ModelSpec, given: str, task: Task) -> tuple[ModelSpec, Prepr
     known = model_arguments(path.parent, config)
     views = config["views"].get("preprocessing")
     spec = replace(
-        spec, name=spec.name or known["name"], checkpoint=str(path), head=spec.head or known["head"]
+        spec,
+        name=spec.name or known["name"],
+        checkpoint=str(path),
+        head=spec.head or known["head"],
+        pooling=spec.pooling or known["pooling"],
+        max_length=spec.max_length or config["views"].get("max_length"),
     )
     return spec, None if views is None else Preprocessing(**views)
 
@@ -274,6 +306,9 @@ def _plan(
         return Network(made.module, head, bottleneck, copy.deepcopy(fitted)), made
 
     if not spec.freeze:
+        tokenizer = getattr(views, "tokenizer", None)
+        if tokenizer is not None:
+            task = task.mapped(lambda domain: tokenised(domain, tokenizer, cache))
         return Plan(
             spec,
             raw_network(0)[1].kind,
@@ -395,9 +430,19 @@ def _identity(domain: Domain, network: Network, views: Views) -> str:
 
 
 def keep_source(spec: ModelSpec, folder: Path) -> dict[str, str]:
-    """Copy a person's own backbone file into the run; returns its name there and its hash."""
+    """Copy what builds the backbone again into the run's folder `folder`, where that is needed.
+
+    Of a file of one's own that is the file; returns its name and hash. Of an encoder of Hugging
+    Face it is its configuration and tokenizer; returns the name of their folder.
+    """
+    if spec.name is not None and is_hf(spec.name):
+        from domadapt.hf.saving import keep_encoder
+
+        keep_encoder(spec.name, folder / ENCODER)
+        return {"encoder": ENCODER}
     if spec.name is None or ".py" not in spec.name:
         return {}
+    folder = folder / "source"
     file = Path(spec.name.rpartition(":")[0] or spec.name)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, folder / file.name)
@@ -406,4 +451,6 @@ def keep_source(spec: ModelSpec, folder: Path) -> dict[str, str]:
 
 def spec_dict(spec: ModelSpec) -> dict[str, Any]:
     """The spec as plain values for JSON."""
-    return asdict(spec)
+    # Names that came later are left out where they say nothing: older runs have the same hash.
+    later = ("max_length", "pooling")
+    return {k: v for k, v in asdict(spec).items() if k not in later or v is not None}

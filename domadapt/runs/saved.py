@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from domadapt import checkpoint
 from domadapt.backbones import LAST_LINEAR, build_backbone, preprocessing_of
+from domadapt.data.tokens import Tokenizer
 from domadapt.data.views import Views, views_from_config
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of
@@ -27,6 +28,8 @@ from domadapt.training import Training
 
 CONFIG, MODEL, EXPORT = "config.json", "model.safetensors", "model.pt2"
 REPORT, PAGE, PREDICTIONS = "report.json", "report.html", "predictions.csv"
+#: What builds an encoder of Hugging Face again, without its weights; and such a classifier, whole.
+ENCODER, CLASSIFIER = "encoder", "huggingface"
 #: What an open-set model says "unknown" by, beside the network in `MODEL`.
 UNKNOWN_MODEL = "unknown.safetensors"
 #: In place of a rule's name: a network of a method's own, which the export alone brings back.
@@ -134,12 +137,22 @@ def load_run(folder: str | Path) -> SavedRun:
     model = _model(folder, config)
     return SavedRun(
         model,
-        views_from_config(config["views"]),
+        views_from_config(config["views"], _tokenizer(folder, config)),
         (*config["class_names"], *([UNKNOWN] if UNKNOWN in config else [])),
         config["kind"],
         config,
         None if isinstance(model, torch.fx.GraphModule) else _calibration(config),
     )
+
+
+def _tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
+    """What makes tokens of texts for a run's model; None where it takes something else."""
+    if config["kind"] != "text" or "encoder" not in config["model"]:
+        return None
+    from domadapt.hf.encoder import tokenizer_of
+
+    name = model_arguments(folder, config)["name"]
+    return tokenizer_of(name, config["views"]["max_length"])
 
 
 def _calibration(config: dict[str, Any]) -> tuple[float, Tensor] | None:
@@ -158,8 +171,12 @@ def _model(folder: Path, config: dict[str, Any]) -> nn.Module:
             if (folder / EXPORT).exists():
                 return _exported(folder / EXPORT)
             raise
+    example: Inputs = torch.zeros(2, *config["model"]["input"])
+    if config["kind"] == "text":
+        ones = torch.ones(2, 4, dtype=torch.long)
+        example = {"input_ids": ones, "attention_mask": ones}
     made = build_backbone(
-        example=torch.zeros(2, *config["model"]["input"]),
+        example=example,
         checkpoint=folder / MODEL,
         n_classes=len(config["class_names"]),
         **arguments,
@@ -179,8 +196,10 @@ def model_arguments(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     if "file" in config["model"]:
         function = name.rpartition(":")[2]
         name = f"{folder / 'source' / config['model']['file']}:{function}"
+    if "encoder" in config["model"]:
+        name = f"hf:{folder / config['model']['encoder']}"
     head = spec["head"] or (LAST_LINEAR if spec["checkpoint"] is not None else None)
-    return {"name": name, "head": head}
+    return {"name": name, "head": head, "pooling": spec.get("pooling")}
 
 
 def _exported(path: Path) -> nn.Module:
