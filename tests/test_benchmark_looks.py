@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from small import same_bits, small_trainer
 
 from domadapt import checkpoint
 from domadapt.benchmark import Benchmark, Suite, report
+from domadapt.benchmark import run as run_module
 from domadapt.benchmark.cells import cells_of, planned
 from domadapt.benchmark.leaderboard import latex, markdown
 from domadapt.benchmark.results import write_plan
@@ -146,6 +148,15 @@ def run_here(of: Suite, folder: Path) -> list[Cell]:
     for cell in shared(cells, wanted):
         cells.perform(cell, SuiteWork(of))
     return wanted
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_page() -> Iterator[None]:
+    """The page and its maps take seconds, and are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "content_of", lambda *a, **k: None)
+        patch.setattr(run_module, "render", lambda content: "")
+        yield
 
 
 @pytest.fixture(scope="module")

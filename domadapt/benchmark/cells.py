@@ -12,6 +12,7 @@ import torch
 
 import domadapt
 from domadapt.benchmark import baselines
+from domadapt.benchmark.search import expanded, scaled, start_of
 from domadapt.benchmark.suite import (
     UPPER,
     Entry,
@@ -51,7 +52,8 @@ def cells_of(
     Raises:
         DomadaptError: a task, model or setting that cannot be used, or a target without labels.
     """
-    entries = [entry for entry in suite.methods if isinstance(entry, Entry)]
+    entries = expanded(suite)
+    start = start_of(entries)
     assert isinstance(suite.seeds, tuple)
     found = []
     for spec in suite.tasks:
@@ -62,10 +64,14 @@ def cells_of(
         for entry in entries:
             own = _own(entry)
             # The upper bound is trained as source_only is.
-            own |= {"settings": _plain(_baseline(entries).settings)} if entry.oracle else {}
+            own |= {"settings": _plain(start.settings)} if entry.oracle else {}
             if suite.checkpoints and not (entry.oracle or entry.baseline):
                 # Only where there are any, so that cells without them stay what they were.
                 own["checkpoints"] = suite.checkpoints
+            if entry.lr_factor != 1:
+                own["lr_factor"] = entry.lr_factor
+                lr = scaled(shared["training"]["lr"], entry.lr_factor)
+                own["training"] = {**shared["training"], "lr": lr}
             for seed in suite.seeds:
                 needs: tuple[str, ...] = ()
                 if entry.baseline:
@@ -78,7 +84,7 @@ def cells_of(
                 if entry.method == baselines.ZERO_SHOT:
                     # Without a seed of its own: the others take over what the first has found.
                     looked.setdefault(entry.method, cell.key)
-                if entry.name == BASELINE:
+                if entry is start:
                     sources[seed] = cell.key
     return found
 
@@ -97,13 +103,10 @@ def planned(cells: Sequence[Cell]) -> list[Planned]:
     return [Planned(cell.task, cell.method, cell.seed, cell.key) for cell in cells]
 
 
-def training_of(suite: Suite, kind: Any, seed: int) -> Training:
-    """How every method of a suite is trained."""
-    return training_for(kind, {**suite.training, "seed": seed})
-
-
-def _baseline(entries: list[Entry]) -> Entry:
-    return next(entry for entry in entries if entry.name == BASELINE)
+def training_of(suite: Suite, kind: Any, seed: int, lr_factor: float = 1.0) -> Training:
+    """How every method of a suite is trained, but for the learning rate where that is searched."""
+    how = training_for(kind, {**suite.training, "seed": seed})
+    return replace(how, lr=scaled(how.lr, lr_factor))
 
 
 def _shared(suite: Suite, task: Task, threads: int, device: str | None) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _pool(cells: Cells, members: Sequence[Planned], found: Mapping[str, Mapping[
     return judged(
         members[0].task,
         members[0].seed,
-        [_evidence(cells, cell, found[cell.key]) for cell in members],
+        [evidence_of(cells, cell, found[cell.key]) for cell in members],
         {cell.method: str(found[cell.key].get("stopped", "")) for cell in members},
     )
 
@@ -124,7 +124,7 @@ def judged(
     )
 
 
-def _evidence(cells: Cells, cell: Planned, result: Mapping[str, Any]) -> Evidence:
+def evidence_of(cells: Cells, cell: Planned, result: Mapping[str, Any]) -> Evidence:
     """What is known of a cell without target labels, as far as it was kept."""
     with np.load(cells.place(cell.key) / OUTPUTS, allow_pickle=False) as kept:
         target, val, y = (

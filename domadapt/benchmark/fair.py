@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from domadapt.benchmark.cells import Planned
+from domadapt.benchmark.search import DIGITS
 from domadapt.errors import DomadaptError
 from domadapt.report.report import BASELINE
 
@@ -21,12 +22,17 @@ class Check:
     found: str
 
 
-def checks(of: Sequence[Planned], found: Mapping[str, Mapping[str, Any]]) -> list[Check]:
+def checks(
+    of: Sequence[Planned],
+    found: Mapping[str, Mapping[str, Any]],
+    about: Mapping[str, Any] | None = None,
+) -> list[Check]:
     """Whether all finished cells of a comparison had the same terms.
 
     Args:
-        of: the cells.
+        of: the cells, of a search those of the chosen trials.
         found: their results by key; failures are left out.
+        about: the suite as plain data, for what was searched.
     """
     every = [(c, found[c.key]) for c in of if c.key in found and found[c.key]["error"] is None]
     # Rows that adapt nothing train nothing, and have no terms to keep.
@@ -42,7 +48,7 @@ def checks(of: Sequence[Planned], found: Mapping[str, Mapping[str, Any]]) -> lis
         _same("augmentation", done, lambda r: r["config"]["views"], by=lambda c: c.task),
         _same("data, per task", done, lambda r: r["config"]["data"], by=lambda c: c.task),
         _same("versions, device and threads", done, _machine),
-        _tuning(honest),
+        _tuning(honest, (about or {}).get("trials", ())),
         _complete(of, every),
     ]
 
@@ -56,7 +62,10 @@ def _first(result: Mapping[str, Any]) -> Any:
 
 
 def _training(result: Mapping[str, Any]) -> Any:
-    return result["config"]["training"]
+    """The settings of training, with the learning rate as it was before a search changed it."""
+    config = result["config"]
+    lr = config["training"]["lr"] / config.get("lr_factor", 1.0)
+    return {**config["training"], "lr": float(f"{lr:.{DIGITS - 1}g}")}
 
 
 def _machine(result: Mapping[str, Any]) -> Any:
@@ -109,10 +118,13 @@ def _steps(done: Sequence[tuple[Planned, Mapping[str, Any]]]) -> Check:
     return Check("same steps", False, f"{sorted(asked)[0]}, but by their own measure: {said}")
 
 
-def _tuning(honest: Sequence[tuple[Planned, Mapping[str, Any]]]) -> Check:
-    """Settings are defaults, or stand in the suite: nothing is searched on the tasks here."""
+def _tuning(
+    honest: Sequence[tuple[Planned, Mapping[str, Any]]], trials: Sequence[Mapping[str, Any]]
+) -> Check:
+    """Every method has its defaults, or the same search; what the suite sets stands out."""
     from domadapt.methods import method_settings
 
+    searched = {trial["method"]: trial for trial in trials}
     changed: dict[str, str] = {}
     settings: dict[str, Any] = {}
     for cell, result in honest:
@@ -129,14 +141,42 @@ def _tuning(honest: Sequence[tuple[Planned, Mapping[str, Any]]]) -> Check:
         own = {
             name: value
             for name, value in config["settings"].items()
-            if name in known and value != known[name].default and value != str(known[name].default)
+            if name not in searched.get(cell.method, {}).get("values", ())
+            and name in known
+            and value != known[name].default
+            and value != str(known[name].default)
         }
         if own:
             changed[cell.method] = ", ".join(f"{k}={v}" for k, v in own.items())
-    if not changed:
-        return Check("same tuning", True, f"none: every method, {BASELINE} too, has its defaults")
-    said = "; ".join(f"{name}: {values}" for name, values in changed.items())
-    return Check("same tuning", False, f"settings other than the defaults for {said}")
+    methods = list(dict.fromkeys(cell.method for cell, _ in honest))
+    same, said = _budgets(methods, trials) if searched else (True, "")
+    if changed:
+        others = "; ".join(f"{name}: {values}" for name, values in changed.items())
+        said = f"settings other than the defaults for {others}" + (f"; {said}" if said else "")
+        return Check("same tuning", False, said)
+    if not searched:
+        said = f"none: every method, {BASELINE} too, has its defaults"
+    return Check("same tuning", same, said)
+
+
+def _budgets(methods: Sequence[str], trials: Sequence[Mapping[str, Any]]) -> tuple[bool, str]:
+    """Whether all methods had the same search, and in words which they had."""
+    searched = {trial["method"]: trial for trial in trials}
+    terms: dict[str, list[str]] = {}
+    for method in methods:
+        own = searched.get(method)
+        said = "no search" if own is None else f"{own['budget']} trials by {own['validator']}"
+        if own is not None and own["lr"]:
+            said += ", learning rate too"
+        terms.setdefault(said, []).append(method)
+    none = [m for m in methods if m in searched and not searched[m]["values"]]
+    if len(terms) > 1:
+        said = "; ".join(f"{what}: {', '.join(names)}" for what, names in terms.items())
+    else:
+        said = f"{next(iter(terms))} each, {BASELINE} too, without target labels"
+    if none:
+        said += f"; nothing to search in {', '.join(none)}"
+    return len(terms) == 1, said
 
 
 def _complete(of: Sequence[Planned], done: Sequence[tuple[Planned, Any]]) -> Check:

@@ -83,8 +83,10 @@ def markdown(
 
 
 def sections(summary: Summary, published: Published | None = None) -> list[Section]:
-    """The tables that only some benchmarks have: checkpoints side by side, published figures."""
+    """The tables that only some benchmarks have: searches, checkpoints, published figures."""
     found = []
+    if summary.searches:
+        found.append(_searched(summary))
     if summary.checkpoints:
         found.append(_side_by_side(summary))
     if published is not None and published.rows:
@@ -307,6 +309,56 @@ def _published_latex(summary: Summary, published: Published) -> list[str]:
     places = [f"% [{i}] {place}" for i, place in enumerate(published.places, 1)]
     differs = [f"% {row[0]} {row[1]}: {row[-1]}" for row in rows if row[-1] != NOTHING]
     return ["% Published figures.", *places, *differs, *lines, r"\bottomrule", r"\end{tabular}", ""]
+
+
+def _searched(summary: Summary) -> Section:
+    heads = [
+        "method",
+        "trials",
+        "chosen by",
+        "as given",
+        "chosen",
+        f"best ({ORACLE})",
+        "given settings kept",
+        "set aside",
+        "failed",
+    ]
+    rows = [
+        [
+            one.method,
+            str(one.trials),
+            one.validator,
+            _percent(one.given),
+            _percent(one.chosen),
+            _percent(one.best),
+            f"{one.kept} of {one.tasks}",
+            str(one.set_aside),
+            str(one.failed),
+        ]
+        for one in summary.searches
+    ]
+    gains = [
+        (one.chosen - one.given, one.best - one.given)
+        for one in summary.searches
+        if one.chosen is not None and one.given is not None
+    ]
+    said = (
+        "Of each method this many settings were tried on every task with the first seed, which "
+        "these columns are of: the settings as given, those that were chosen without target labels "
+        f"and make the method's row in the tables above with all seeds, and those that hindsight "
+        f"would choose ({ORACLE}), which are no honest result. The guard sets broken trials aside."
+    )
+    if gains:
+        # Rounded first, so that nothing is "-0.0".
+        honest, hindsight = (
+            round(100 * sum(g) / len(gains), 1) + 0.0 for g in zip(*gains, strict=True)
+        )
+        said += (
+            f" On average over methods the choice is {honest:+.1f} points from the settings as "
+            f"given, and hindsight {hindsight:+.1f}."
+        )
+    said += " What was tried and chosen stands in results.parquet, in the rows of kind trial."
+    return Section("Searched settings", heads, rows, said)
 
 
 def _side_by_side(summary: Summary) -> Section:

@@ -12,8 +12,12 @@ import pandas as pd
 from domadapt import checkpoint
 from domadapt.benchmark.cells import Planned
 from domadapt.benchmark.choice import Pool, pools_of
+from domadapt.benchmark.search import expanded, searched_of
 from domadapt.benchmark.suite import ORACLE, Entry, Suite
+from domadapt.benchmark.trials import Trial, judge_trials
 from domadapt.errors import DomadaptError
+from domadapt.methods.space import LR
+from domadapt.report.report import BASELINE
 from domadapt.runs.cell import Cells
 
 #: Files of a benchmark's folder.
@@ -21,7 +25,7 @@ PLAN, RESULTS = "plan.json", "results.parquet"
 SCHEMA = 1
 COLUMNS = (
     *("task", "method", "seed", "oracle", "kind", "metric", "value", "reason", "key"),
-    "step",
+    *("step", "trial"),
 )
 #: The kinds of rows: from target labels; from source labels; scores without target labels; the
 #: guard; the verdict; what it cost, which differs from run to run; and that there is no result.
@@ -30,12 +34,23 @@ GUARD, VERDICT, COST, FAILED = "guard", "verdict", "cost", "failed"
 #: What was seen at a look on the way (see `Suite.checkpoints`), with its ``step``; its metrics that
 #: begin with ``oracle_`` are from target labels, the others from none.
 LOOK = "look"
+#: What there is to say of a trial of a search (see `Suite.search`), with its number ``trial``;
+#: again ``oracle_`` marks what is from target labels. The cells of the chosen trial have the rows
+#: of the method as well.
+TRIAL = "trial"
 
 
 def write_plan(
-    folder: Path, suite: Suite, cells: Sequence[Planned], command: str | None = None
+    folder: Path,
+    suite: Suite,
+    cells: Sequence[Planned],
+    command: str | None = None,
+    to_come: int = 0,
 ) -> None:
-    """Write down what is to be run, for those who look at the folder, and the command, if any."""
+    """Write down what is to be run, for those who look at the folder, and the command, if any.
+
+    `to_come` says how many more cells there will be at most, once trials are chosen.
+    """
     entries = [entry for entry in suite.methods if isinstance(entry, Entry)]
     said = asdict(replace(suite, methods=(), folder=Path()))
     del said["folder"]
@@ -43,11 +58,25 @@ def write_plan(
         {"name": e.name, "method": e.method, "settings": {k: str(v) for k, v in e.settings.items()}}
         for e in entries
     ]
+    said["trials"] = [_said_of(e) for e in expanded(suite) if e.trial is not None]
+    said["to_come"] = to_come
     if command is not None:
         said["command"] = command
     checkpoint.write_json(
         folder / PLAN, {"schema": SCHEMA, "suite": said, "cells": [list(cell) for cell in cells]}
     )
+
+
+def _said_of(trial: Entry) -> dict[str, Any]:
+    """A trial as plain data: its cell's name, its method and number, and what it has searched."""
+    assert trial.search is not None
+    values = {
+        key: trial.lr_factor if key == LR else trial.settings[key]
+        for key in searched_of(trial, trial.search)
+    }
+    about = {"cell": trial.name, "method": trial.of, "number": trial.trial, "values": values}
+    search = trial.search
+    return {**about, "validator": search.validator, "budget": search.trials, "lr": search.lr}
 
 
 def read_plan(folder: Path) -> tuple[dict[str, Any], list[Planned]]:
@@ -72,13 +101,17 @@ def collect(cells: Cells, of: Sequence[Planned]) -> dict[str, dict[str, Any]]:
 
 
 def tidy(
-    of: Sequence[Planned], found: Mapping[str, Mapping[str, Any]], pools: Sequence[Pool]
+    of: Sequence[Planned],
+    found: Mapping[str, Mapping[str, Any]],
+    pools: Sequence[Pool],
+    trials: Sequence[Trial] = (),
 ) -> pd.DataFrame:
-    """One row per cell and metric, in the order of the cells.
+    """One row per cell and metric, in the order of the cells, and after them those of the trials.
 
-    Columns: ``task, method, seed, oracle, kind, metric, value, reason, key, step``; see `TARGET`
-    and its like for the kinds. ``reason`` says why a cell failed or its method is set aside;
-    ``step`` is that of a look, and empty elsewhere.
+    Columns: ``task, method, seed, oracle, kind, metric, value, reason, key, step, trial``; see
+    `TARGET` and its like for the kinds. ``reason`` says why a cell failed or its method is set
+    aside, and what a trial's settings are; ``step`` is that of a look and ``trial`` the number of a
+    trial, both empty elsewhere.
     """
     judged = {(pool.task, pool.seed): pool for pool in pools}
     rows: list[tuple[Any, ...]] = []
@@ -97,7 +130,7 @@ def tidy(
             key: str = cell.key,
             step: int | None = None,
         ) -> None:
-            rows.append((*who, kind, metric, float(value), reason, key, step))
+            rows.append((*who, kind, metric, float(value), reason, key, step, None))
 
         if result["error"] is not None:
             add(FAILED, "failed", 1.0, result["error"])
@@ -124,8 +157,23 @@ def tidy(
             add(COST, metric, result[metric])
         for place, size in result["peak_memory"].items():
             add(COST, f"peak_memory_{place}", size)
+    for trial in trials:
+        facts: dict[str, tuple[float, str]] = {
+            "chosen": (trial.chosen, trial.words),
+            "failed": (bool(trial.failed), trial.failed),
+            "set_aside": (bool(trial.set_aside), trial.set_aside),
+        }
+        if trial.score is not None:
+            facts[trial.validator] = (trial.score, "")
+        facts |= {f"{ORACLE}_{name}": (value, "") for name, value in trial.oracle.items()}
+        own = (trial.task, trial.method, trial.seed, False, TRIAL)
+        rows += [
+            (*own, metric, float(value), why, trial.key, None, trial.number)
+            for metric, (value, why) in facts.items()
+        ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    types = {"seed": "int64", "oracle": "bool", "value": "float64", "step": "Int64"}
+    types = {"seed": "int64", "oracle": "bool", "value": "float64"}
+    types |= {"step": "Int64", "trial": "Int64"}
     return frame.astype({**types, **{c: "str" for c in COLUMNS if c not in types}})
 
 
@@ -137,9 +185,20 @@ def write_results(folder: Path, frame: pd.DataFrame) -> Path:
 
 
 def results_of(
-    folder: Path, of: Sequence[Planned]
+    folder: Path, of: Sequence[Planned], trials: Sequence[Trial] = ()
 ) -> tuple[pd.DataFrame, dict[str, dict[str, Any]]]:
     """The table of the cells that are finished, verdicts included, and their results by key."""
     cells = Cells(folder)
     found = collect(cells, of)
-    return tidy(of, found, pools_of(cells, of, found)), found
+    return tidy(of, found, pools_of(cells, of, found), trials), found
+
+
+def trials_of(folder: Path, about: Mapping[str, Any], of: Sequence[Planned]) -> list[Trial]:
+    """The trials of searches that are finished, of each search one chosen."""
+    names = {trial["cell"] for trial in about.get("trials", ())}
+    if not names:
+        return []
+    cells = Cells(folder)
+    firsts = [c for c in of if c.seed == about["seeds"][0]]
+    looked = [c for c in firsts if c.method in names or c.method == BASELINE]
+    return judge_trials(cells, about, firsts, collect(cells, looked))

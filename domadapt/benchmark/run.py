@@ -19,9 +19,11 @@ from domadapt.benchmark.overlap import keep_overlap, known, overlap_checks
 from domadapt.benchmark.pace import Follower
 from domadapt.benchmark.page import PAGE, content_of, render
 from domadapt.benchmark.published import Published, published_for
-from domadapt.benchmark.results import read_plan, results_of, write_plan, write_results
+from domadapt.benchmark.results import read_plan, results_of, trials_of, write_plan, write_results
+from domadapt.benchmark.search import most_to_come, to_run
 from domadapt.benchmark.suite import Suite, read_suite
 from domadapt.benchmark.summary import Summary, summarise
+from domadapt.benchmark.trials import as_rows
 from domadapt.benchmark.work import SuiteWork
 from domadapt.errors import DomadaptError
 from domadapt.runs.cell import Cell, Cells
@@ -119,9 +121,15 @@ def benchmark(
         cells = Cells(folder)
         if retry:
             cells.forget_failures()
-        write_plan(folder, checked, planned(wanted), command)
         root = None if data_root is None else str(Path(data_root).resolve())
-        _run(cells, wanted, SuiteWork(checked, root), crew, tell)
+        work = SuiteWork(checked, root)
+        now = to_run(wanted, checked)
+        write_plan(folder, checked, planned(now), command, to_come=most_to_come(checked))
+        _run(cells, now, work, crew, tell)
+        if most_to_come(checked):
+            now = to_run(wanted, checked, chosen_trials(folder))
+            write_plan(folder, checked, planned(now), command)
+            _run(cells, now, work, crew, tell)
     keep_overlap(folder, checked, {c.task: str(c.config["data"]) for c in wanted}, data_root, tell)
     return report(folder, say=tell)
 
@@ -132,16 +140,23 @@ def report(out: Path | str, *, say: Callable[[str], None] | None = None) -> Benc
     Where no cell has a result there is no leaderboard, and the page says why.
     """
     folder = Path(out)
-    about, of = read_plan(folder)
-    frame, found = results_of(folder, of)
+    about, every = read_plan(folder)
+    trials = trials_of(folder, about, every)
+    of = as_rows(about, every, trials)
+    frame, found = results_of(folder, of, trials)
     failures = [
         (f"{cell.method} on {cell.task}, seed {cell.seed}", str(found[cell.key]["error"]))
         for cell in of
         if cell.key in found and found[cell.key]["error"] is not None
     ]
+    failures += [
+        (f"{trial.cell} on {trial.task}, seed {trial.seed}", trial.failed)
+        for trial in trials
+        if trial.failed and not trial.chosen
+    ]
     write_results(folder, frame)
     prints = {cell.task: found[cell.key]["config"]["data"] for cell in of if cell.key in found}
-    fair = checks(of, found)
+    fair = checks(of, found, about)
     fair += overlap_checks({title: known(folder, data) for title, data in prints.items()})
     summary = published = None
     if len(failures) < len(found):
@@ -157,7 +172,15 @@ def report(out: Path | str, *, say: Callable[[str], None] | None = None) -> Benc
     what = (summary, fair, failures, further)
     content = content_of(folder, about, of, found, *what, say=say or (lambda text: None))
     checkpoint.write_text(folder / PAGE, render(content))
-    return Benchmark(frame, summary, fair, failures, len(of) - len(found), published)
+    there = Cells(folder).keys()
+    missing = sum(cell.key not in there for cell in every) + about.get("to_come", 0)
+    return Benchmark(frame, summary, fair, failures, missing, published)
+
+
+def chosen_trials(folder: Path) -> set[tuple[str, str]]:
+    """Task and cells' name of the trials that are chosen, in a folder where all are finished."""
+    trials = trials_of(folder, *read_plan(folder))
+    return {(trial.task, trial.cell) for trial in trials if trial.chosen}
 
 
 def _run(

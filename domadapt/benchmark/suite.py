@@ -12,6 +12,7 @@ from typing import Any
 
 from domadapt.adaptation.request import name_of, settings_of_method, spec_of
 from domadapt.benchmark.baselines import NOT_ADAPTED, ZERO_SHOT, read_zero_shot
+from domadapt.benchmark.search import Search, expanded, read_search
 from domadapt.data import catalogue
 from domadapt.defaults import training_for
 from domadapt.errors import DomadaptError, unknown
@@ -39,11 +40,21 @@ class Entry:
         method: a name, a combination (``"cdan+mcc"``) or ``"path.py"``, as for `adapt`.
         settings: those that differ from its defaults.
         name: what tables call it; empty: the method's own name.
+        search: how many settings are tried for its row, and by what they are chosen; None: as the
+            suite says. What `settings` names is not searched. See `domadapt.benchmark.search`.
+        given: which settings were given; filled in by `Suite.checked`.
+        of, trial, lr_factor: of a trial, the method's name, the trial's number, and its factor on
+            the learning rate; filled in by `domadapt.benchmark.search.expanded`.
     """
 
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     name: str = ""
+    search: Search | None = None
+    given: tuple[str, ...] | None = None
+    of: str = ""
+    trial: int | None = None
+    lr_factor: float = 1.0
 
     @property
     def oracle(self) -> bool:
@@ -64,7 +75,8 @@ class Suite:
         name: what tables call it.
         tasks: names of tasks (``domadapt list tasks``), patterns of them (``"digits:*->*"``), or
             ``"path.py:function"``, which returns a `Task`.
-        methods: names, or `Entry` with settings. Of what is not said here nothing is tuned.
+        methods: names, or `Entry` with settings and a search. Of what is not said here nothing is
+            tuned.
         seeds: of weights, order, augmentation and dropout; a number n stands for 0 to n - 1.
         model: ``name``, ``weights``, ``checkpoint``, ``head``, ``freeze``, ``bottleneck``,
             ``image_size``, ``augment``, as for `adapt`; the same for all.
@@ -79,6 +91,12 @@ class Suite:
             but the last costs the pass and the scores of an evaluation, once training is over;
             until then its weights lie on the disk. Cells with and without looks are different
             ones, as the latter lack what the former keep. The upper bound is not looked at.
+        search: the search of every method that names none of its own, source_only too, in TOML
+            ``search = {trials = 8, validator = "class_ami"}``; None: nothing is searched. Every
+            trial is a cell; on each task one is chosen without target labels by what the first seed
+            gave, and makes the method's row with all seeds. The upper bound is not searched, and
+            source-free methods go on from source_only as it is given. See
+            `domadapt.benchmark.search`.
         folder: where relative paths begin.
         about: a sentence for the leaderboard, such as the protocol.
         zero_shot: ``{model = "...", prompt = "a photo of a {}."}``: a row of a CLIP model, by its
@@ -101,6 +119,7 @@ class Suite:
     protocol: str = ""
     zero_shot: Mapping[str, str] = field(default_factory=dict, hash=False)
     checkpoints: int = 0
+    search: Search | None = None
 
     def checked(self) -> Suite:
         """The same with everything filled in: entries, seeds, task names; mistakes are refused."""
@@ -124,8 +143,9 @@ class Suite:
             raise DomadaptError(
                 "A suite's seeds are given as seeds, for all methods; take seed out of training."
             )
-        return replace(
+        checked = replace(
             self,
+            search=read_search(self.search),
             tasks=_tasks(_strings("tasks", self.tasks), folder),
             methods=_entries(self.methods, folder, zero_shot),
             zero_shot=zero_shot,
@@ -135,6 +155,9 @@ class Suite:
             validators=tuple(self.validators),
             folder=folder,
         )
+        # Names and spaces of the trials are seen to before anything is run.
+        expanded(checked)
+        return checked
 
 
 def read_suite(path: Path | str) -> Suite:
@@ -201,14 +224,15 @@ def _read_entry(said: Any) -> str | Entry:
     if not isinstance(said, dict) or not isinstance(said.get("method"), str):
         raise DomadaptError(
             "A method of a suite is a name, or a table {method = ..., settings = {...}, name = "
-            f"...}}; got {said!r}."
+            f"..., search = {{trials = ...}}}}; got {said!r}."
         )
     for key in said:
-        if key not in ("method", "settings", "name"):
-            raise unknown("key of a method", key, ("method", "settings", "name"))
+        if key not in ("method", "settings", "name", "search"):
+            raise unknown("key of a method", key, ("method", "settings", "name", "search"))
     if not isinstance(said.get("settings", {}), dict):
         raise DomadaptError(f"settings are a table, one key each; got {said['settings']!r}.")
-    return Entry(said["method"], said.get("settings", {}), str(said.get("name", "")))
+    search = read_search(said.get("search"))
+    return Entry(said["method"], said.get("settings", {}), str(said.get("name", "")), search)
 
 
 def _entries(
@@ -222,22 +246,26 @@ def _entries(
         if not isinstance(entry, Entry):
             raise DomadaptError(f"A method of a suite is a name or an Entry; got {one!r}.")
         if entry.oracle:
-            if entry.settings:
-                raise DomadaptError(f"{UPPER} takes no settings; it is trained as {BASELINE}.")
+            if entry.settings or entry.search:
+                raise DomadaptError(
+                    f"{UPPER} takes no settings and no search; it is trained as {BASELINE}."
+                )
             continue
         if entry.baseline:
             fixed += [_fixed(entry, zero_shot)]
             continue
         method = "+".join(_resolved(part, folder) for part in method_parts(entry.method))
         settings = settings_of_method(method, entry.settings)
-        found.append(Entry(method, settings, entry.name or name_of(method)))
+        own = tuple(entry.settings) if entry.given is None else entry.given
+        name, search = entry.name or name_of(method), read_search(entry.search)
+        found.append(Entry(method, settings, name, search, own))
     if zero_shot and not any(e.method == ZERO_SHOT for e in fixed):
         fixed.append(Entry(ZERO_SHOT, zero_shot, ZERO_SHOT))
     plain = [e for e in found if e.name == BASELINE]
     if any(e.method != BASELINE for e in plain):
         raise DomadaptError(f"{BASELINE} is the name of the baseline; choose another.")
     if not plain:
-        plain = [Entry(BASELINE, settings_of_method(BASELINE, None), BASELINE)]
+        plain = [Entry(BASELINE, settings_of_method(BASELINE, None), BASELINE, given=())]
     entries = (*plain, *(e for e in found if e.name != BASELINE), *fixed, Entry(UPPER, {}, UPPER))
     names = [e.name for e in entries]
     twice = [name for name in names if names.count(name) > 1]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from domadapt.benchmark import statistics
 from domadapt.benchmark.baselines import NOT_ADAPTED
-from domadapt.benchmark.results import COST, FAILED, GUARD, LABEL_FREE, LOOK, TARGET, VERDICT
+from domadapt.benchmark.results import COST, FAILED, GUARD, LABEL_FREE, LOOK, TARGET, TRIAL, VERDICT
 from domadapt.benchmark.statistics import Interval, Paired, Ranks
 from domadapt.benchmark.suite import ORACLE, UPPER
 from domadapt.errors import DomadaptError
@@ -19,6 +19,8 @@ from domadapt.report.report import BASELINE
 
 #: Rows of the table that pick a method of each task and seed.
 BY_VERDICT, BEST = "verdict", f"best method ({ORACLE})"
+#: Where no trial of a search has a score.
+NO_SCORE = "no score"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,33 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What the search of one method gave: means over tasks, all of the first seed.
+
+    Attributes:
+        method: its name.
+        validator: by which trials are chosen.
+        trials: how many there were on each task.
+        given: of the settings as they are given; None where they failed on a task.
+        chosen: of the trials that were chosen without target labels; None likewise.
+        best: of those that target labels choose (oracle).
+        kept: on how many tasks the settings as they are given were chosen; tasks: of how many.
+        set_aside: how many trials the guard refused; failed: how many have no result.
+    """
+
+    method: str
+    validator: str
+    trials: int
+    given: float | None
+    chosen: float | None
+    best: float
+    kept: int
+    tasks: int
+    set_aside: int
+    failed: int
+
+
+@dataclass(frozen=True)
 class Summary:
     """The whole leaderboard as numbers."""
 
@@ -107,6 +136,7 @@ class Summary:
     picks: list[Pick]
     seeds: int
     checkpoints: list[Checkpoints] = field(default_factory=list)
+    searches: list[Searched] = field(default_factory=list)
 
 
 def summarise(
@@ -181,7 +211,8 @@ def summarise(
     ]
     picks = _picks(frame, table, honest, tasks, seeds, validators)
     looks = _checkpoints(frame, metric, tasks, methods, validators)
-    return Summary(metric, tasks, standings, ranks, picks, len(seeds), looks)
+    searches = _searches(frame, metric, methods)
+    return Summary(metric, tasks, standings, ranks, picks, len(seeds), looks, searches)
 
 
 def _of(frame: pd.DataFrame, kind: str, metric: str) -> pd.DataFrame:
@@ -284,6 +315,44 @@ def _checkpoints(
         )
         for m in whole
     ]
+
+
+def _searches(frame: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[Searched]:
+    """What the searches gave, on the tasks whose trials are judged and not all failed."""
+    rows = frame[frame["kind"] == TRIAL]
+    label = f"{ORACLE}_{metric}"
+    facts = ("chosen", "set_aside", "failed")
+    found = []
+    for method in methods:
+        mine = rows[rows["method"] == method]
+        if mine.empty:
+            continue
+        trials = mine.pivot(index=["task", "trial"], columns="metric", values="value")
+        if label not in trials or trials[label].isna().all():
+            continue
+        names = [n for n in trials.columns if n not in facts and not n.startswith(f"{ORACLE}_")]
+        first = trials.xs(0, level="trial")[label]
+        chosen = trials.loc[trials["chosen"] > 0, label]
+        found.append(
+            Searched(
+                method=method,
+                validator=str(names[0]) if names else NO_SCORE,
+                trials=int(trials.groupby("task").size().max()),
+                given=_whole(first),
+                chosen=_whole(chosen),
+                best=float(trials[label].groupby("task").max().mean()),
+                kept=int((trials.xs(0, level="trial")["chosen"] > 0).sum()),
+                tasks=len(first),
+                set_aside=int(trials["set_aside"].sum()),
+                failed=int(trials["failed"].sum()),
+            )
+        )
+    return found
+
+
+def _whole(values: pd.Series) -> float | None:
+    """The mean; None where one is missing."""
+    return None if values.empty or values.isna().any() else float(values.mean())
 
 
 def _picks(

@@ -22,6 +22,7 @@ from domadapt.benchmark import baselines
 from domadapt.benchmark.cells import training_of
 from domadapt.benchmark.looks import looks_at
 from domadapt.benchmark.sample import SAMPLE, keep_sample
+from domadapt.benchmark.search import expanded, start_of
 from domadapt.benchmark.suite import ORACLE, Entry, Suite, load_task_of, spec_of_model, title_of
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs, Scores, evaluate, score
@@ -70,7 +71,7 @@ class SuiteWork:
         entry = self._entry(cell.method)
         if entry.baseline:
             return self._fixed(cell, entry, plan, made, cells)
-        how = training_of(self.suite, plan.kind, cell.seed)
+        how = training_of(self.suite, plan.kind, cell.seed, entry.lr_factor)
         device = make_accelerator(how).device
         begin_memory(device)
         trained, place = self._train(cell, entry, plan, how, room, cells)
@@ -108,7 +109,7 @@ class SuiteWork:
                 ),
             )
         checkpoint.write_json(made / HISTORY, trained.history)
-        if entry.name == BASELINE:
+        if entry.name == self._start().name:
             shutil.copytree(place, made / CANDIDATE, ignore=shutil.ignore_patterns(LOOKS))
         trained.network.cpu()
         steps = trained.history.get("step", [0])[-1]
@@ -191,10 +192,10 @@ class SuiteWork:
         return load_task_of(spec, self.data_root)
 
     def _entry(self, name: str) -> Entry:
-        for entry in self.suite.methods:
-            if isinstance(entry, Entry) and entry.name == name:
-                return entry
-        raise KeyError(name)
+        return next(entry for entry in expanded(self.suite) if entry.name == name)
+
+    def _start(self) -> Entry:
+        return start_of(expanded(self.suite))
 
     def _plan(self, title: str, cells: Cells, task: Task | None = None) -> Plan:
         """The plan of a task, which all methods and seeds share; made once for a task."""
@@ -260,7 +261,7 @@ class SuiteWork:
         self, cell: Cell, entry: Entry, plan: Plan, how: Training, room: Path, cells: Cells
     ) -> tuple[Trained, Path]:
         """The trained candidate and its folder, in which an interrupted training goes on."""
-        plain = self._entry(BASELINE).settings
+        plain = self._start().settings
         if entry.oracle:
             plan = replace(plan, task=with_target_labels_oracle(plan.task))
             method, settings = BASELINE, plain
@@ -269,11 +270,12 @@ class SuiteWork:
         start = None
         if is_source_free(method):
             place = cells.place(cell.needs[0]) / CANDIDATE
-            key = candidate_key(plan, BASELINE, plain, how)
+            first = training_of(self.suite, plan.kind, cell.seed)
+            key = candidate_key(plan, BASELINE, plain, first)
             if checkpoint.read_json(place / RESULT).get("key") != key:
                 # It was trained where the model's file lies elsewhere: the same bits, once more.
                 place = room / key
-            start = train_candidate(plan, BASELINE, plain, how, place).network
+            start = train_candidate(plan, BASELINE, plain, first, place).network
         place = room / candidate_key(plan, method, settings, how)
         looks = 0 if entry.oracle else self.suite.checkpoints
         done = train_candidate(plan, method, settings, how, place, start=start, looks=looks)

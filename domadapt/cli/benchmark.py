@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,8 +65,14 @@ def benchmark(
     from domadapt.benchmark.results import read_plan
 
     if watch:
-        _, of = read_plan(out)
+        about, of = read_plan(out)
         follow(out, of, lambda text: say(text, error=True), 5.0)
+        # Once trials are chosen there are more cells.
+        while about.get("to_come"):
+            time.sleep(1.0)
+            about, of = read_plan(out)
+            if not about.get("to_come"):
+                follow(out, of, lambda text: say(text, error=True), 5.0)
         found = report(out)
     else:
         found = run(
