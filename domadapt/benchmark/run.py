@@ -169,11 +169,12 @@ def report(out: Path | str, *, say: Callable[[str], None] | None = None) -> Benc
         checkpoint.write_text(folder / "leaderboard.md", text)
         checkpoint.write_text(folder / "leaderboard.tex", latex(summary, published))
     further = [] if summary is None else sections(summary, published)
-    what = (summary, fair, failures, further)
-    content = content_of(folder, about, of, found, *what, say=say or (lambda text: None))
-    checkpoint.write_text(folder / PAGE, render(content))
     there = Cells(folder).keys()
     missing = sum(cell.key not in there for cell in every) + about.get("to_come", 0)
+    what = (summary, fair, failures, further)
+    told = {"missing": missing, "say": say or (lambda text: None)}
+    content = content_of(folder, about, of, found, *what, **told)
+    checkpoint.write_text(folder / PAGE, render(content))
     return Benchmark(frame, summary, fair, failures, missing, published)
 
 

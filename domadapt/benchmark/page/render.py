@@ -72,6 +72,7 @@ class Content:
         maps: t-SNE; tasks with samples that are left out.
         settings: named tables of settings.
         sections: further tables, in their order.
+        missing: cells that are not finished, those of trials among them.
     """
 
     about: Mapping[str, Any]
@@ -87,6 +88,7 @@ class Content:
     tasks_without_map: int = 0
     settings: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
     sections: Sequence[Section] = ()
+    missing: int = 0
 
     @property
     def methods(self) -> list[str]:
@@ -108,6 +110,7 @@ def content_of(
     checks: Sequence[Check] = (),
     failures: Sequence[tuple[str, str]] = (),
     sections: Sequence[Section] = (),
+    missing: int = 0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Content:
     """What the page says of a benchmark's folder; reads curves and samples of its cells.
@@ -119,6 +122,7 @@ def content_of(
         found: the results of those that are finished, by key.
         summary, checks, failures: what stands in the leaderboard.
         sections: further tables.
+        missing: cells that are not finished, those of trials among them.
         say: is told what takes long.
     """
     counts: dict[tuple[str, str], Count] = {}
@@ -148,6 +152,7 @@ def content_of(
         tasks_without_map=without,
         settings=_settings(about, of, found),
         sections=sections,
+        missing=missing,
     )
 
 
@@ -397,7 +402,7 @@ def _state(content: Content) -> dict[str, Any]:
         "planned": planned,
         "done": done,
         "failed": failed,
-        "missing": planned - done - failed,
+        "missing": content.missing,
         "broken": [check for check in content.checks if not check.kept],
     }
 
