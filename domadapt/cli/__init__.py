@@ -28,6 +28,7 @@ _COMMANDS = (
     "report",
     "audit",
     "transferability",
+    "layers",
     "listing",
     "selftest",
 )
