@@ -287,10 +287,14 @@ def test_a_node_is_killed_and_the_results_are_those_of_a_local_run(
                 finished[file.parent.name] = file.stat().st_mtime_ns
 
     work = SecondNodeHangs(suite)
-    ray_engine.run(Cells(folder), wanted, work, look=look)
+    said: list[str] = []
+    ray_engine.run(Cells(folder), wanted, work, look=look, say=said.append)
     assert finished, "the second node took no part"
     hung = (folder / "hangs").read_text()
     assert hung not in finished
+    title = next(c.title for c in wanted if c.key == hung)
+    assert len(said) == 1
+    assert said[0].endswith(f" is lost; {title} runs again.")
     calls = Counter((folder / "calls.txt").read_text().split())
     assert calls == {c.key: 2 if c.key == hung else 1 for c in wanted}
     for key, then in finished.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -42,6 +42,7 @@ def engine_for(
     threads: int = 1,
     address: str | None = None,
     gpus_per_cell: float | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Iterator[Engine]:
     """The engine of a name, connected while the context lasts; see `domadapt.benchmark.benchmark`.
 
@@ -52,6 +53,7 @@ def engine_for(
         threads: of each.
         address: of a Ray cluster.
         gpus_per_cell: the share of a GPU of the cluster that a cell takes.
+        say: is told what happens to its machines.
 
     Raises:
         DomadaptError: these do not go together, or the cluster cannot be reached.
@@ -64,7 +66,8 @@ def engine_for(
         raise unknown("engine", name, ENGINES)
     if name == "ray":
         with ray_engine.cluster(address):
-            yield _ray(device, processes, threads, gpus_per_cell)
+            ready = _ray(device, processes, threads, gpus_per_cell)
+            yield replace(ready, run=partial(ready.run, say=say))
         return
     if address is not None or gpus_per_cell is not None:
         raise DomadaptError(

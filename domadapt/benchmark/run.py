@@ -108,6 +108,7 @@ def benchmark(
         threads=threads,
         address=address,
         gpus_per_cell=gpus_per_cell,
+        say=tell,
     ) as crew:
         if crew.note:
             tell(crew.note)

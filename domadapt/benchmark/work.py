@@ -142,9 +142,10 @@ class SuiteWork:
 
     def files(self) -> list[str]:
         """The person's own files and folders that the suite names."""
-        said = [*self.suite.tasks, *(e.method for e in self.suite.methods if isinstance(e, Entry))]
-        said += [str(self.suite.model.get(key)) for key in ("name", "weights", "checkpoint")]
-        found = [path for spec in said for path in paths_in(spec)]
+        entries = [e for e in self.suite.methods if isinstance(e, Entry)]
+        said = [*self.suite.tasks, *(e.method for e in entries), *self.suite.model.values()]
+        said += [value for e in entries for value in e.settings.values()]
+        found = [path for spec in said if isinstance(spec, str) for path in paths_in(spec)]
         return list(dict.fromkeys(found))
 
     def moved(self, places: Mapping[str, str]) -> SuiteWork:
@@ -156,7 +157,11 @@ class SuiteWork:
             return spec
 
         methods = [
-            replace(e, method=there(e.method)) for e in self.suite.methods if isinstance(e, Entry)
+            replace(
+                e, method=there(e.method), settings={k: there(v) for k, v in e.settings.items()}
+            )
+            for e in self.suite.methods
+            if isinstance(e, Entry)
         ]
         tasks = tuple(there(spec) for spec in self.suite.tasks)
         model = {key: there(value) for key, value in self.suite.model.items()}

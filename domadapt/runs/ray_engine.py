@@ -132,6 +132,7 @@ def run(
     threads: int = 1,
     gpus_per_cell: float = 0.0,
     look: Callable[[], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Compute all wanted cells on the cluster of `cluster`; finished ones are not run again.
 
@@ -147,6 +148,7 @@ def run(
         threads: of each process, which takes as many CPUs of the cluster.
         gpus_per_cell: the share of a GPU that each takes, from 0 to 1.
         look: is called at least about once a second, to tell how far it is.
+        say: is told when a machine or a process is lost.
 
     Raises:
         DomadaptError: no machine of the cluster is large enough, or one has other versions or lacks
@@ -173,7 +175,7 @@ def run(
         alone = stack.enter_context(cells.claim("ray"))
         said = f"{socket.gethostname()}:{cells.folder}:{'' if alone else token}"
         far = hashlib.sha256(said.encode()).hexdigest()[:16]
-        crew = _Crew(cells, left, work, token, far, processes, threads, gpus_per_cell)
+        crew = _Crew(cells, left, work, token, far, processes, threads, gpus_per_cell, say)
         try:
             while left.keys:
                 crew.hire()
@@ -311,10 +313,12 @@ class _Crew:
         processes: int | None,
         threads: int,
         gpus_per_cell: float,
+        say: Callable[[str], None] | None,
     ) -> None:
         self.ray = _ray()
         self.cells, self.left, self.token, self.far = cells, left, token, far
         self.processes, self.threads, self.gpus_per_cell = processes, threads, gpus_per_cell
+        self.say = say or (lambda text: None)
         self.travelling = work if isinstance(work, Travelling) else None
         named: list[str] = [] if self.travelling is None else self.travelling.files()
         self.files = {path: content_of(path) for path in named}
@@ -532,6 +536,7 @@ class _Crew:
             return
         if not died:
             # Its connection broke, or what it sent was lost; neither is the cell's doing.
+            self.say(f"{hand.host} does not answer; {hand.at.title} runs again.")
             self.left.back(hand.at)
             return
         # Ray starts something there, or says that there is no such machine any more.
@@ -551,10 +556,12 @@ class _Crew:
         try:
             self.ray.get(suspect.probe)
         except self.ray.exceptions.RayError:
+            self.say(f"{suspect.host} is lost; {cell.title} runs again.")
             self.left.back(cell)
             return
         self.deaths[cell.key] += 1
         if self.deaths[cell.key] < DEATHS:
+            self.say(f"The process of {cell.title} died on {suspect.host}; it runs again.")
             self.left.back(cell)
             return
         with self.cells.claim(cell.key) as mine:
