@@ -29,6 +29,7 @@ _COMMANDS = (
     "audit",
     "transferability",
     "layers",
+    "finetune",
     "listing",
     "selftest",
 )

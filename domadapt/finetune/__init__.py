@@ -1,0 +1,5 @@
+"""Fine-tuning on labelled data: strategies measured against each other and against no transfer.
+
+`splits.py` says what is trained and scored, `work.py` does one training, `curves.py` holds the
+pure measures, `study.py` all of it, `page.py` shows it.
+"""

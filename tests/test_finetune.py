@@ -1,0 +1,297 @@
+"""Strategies compared on labelled data: sizes, folds, what transfer is worth, page and command."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import N_CLASSES, N_FEATURES, arrays
+from torch import nn
+
+from domadapt.data import from_arrays
+from domadapt.errors import DomadaptError
+from domadapt.finetune import study as module
+from domadapt.finetune.curves import data_transferred, mean_and_spread, steps_to
+from domadapt.finetune.page import called, headline, markdown, render, tables, terminal
+from domadapt.finetune.splits import (
+    Size,
+    check_folds,
+    nested_order,
+    part_of,
+    read_size,
+    read_sizes,
+)
+from domadapt.finetune.study import Comparison, finetune, gathered, planned
+from domadapt.finetune.work import SCRATCH, from_scratch
+from domadapt.network import Network
+from domadapt.runs import engine
+from domadapt.runs.cell import Cells
+from domadapt.task import Domain
+
+
+def data(n: int = 90, shift: float = 0.0, seed: int = 5) -> Domain:
+    x, y = arrays(n=n, shift=shift, seed=seed)
+    return from_arrays(x, y, name="labelled")
+
+
+def pretrained() -> Network:
+    """Two blocks that learnt the same classes from much data, and a head that is left behind."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        *(nn.Sequential(nn.Linear(i, 16), nn.BatchNorm1d(16), nn.ReLU()) for i in (N_FEATURES, 16))
+    )
+    network = Network(backbone, nn.Linear(16, N_CLASSES))
+    x, y = (torch.from_numpy(a) for a in arrays(n=600, shift=0.0, seed=1))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+    return network
+
+
+def compared(folder: Path, **more: object) -> Comparison:
+    """A comparison in this process."""
+    options = {
+        "compare": True,
+        "sizes": ["2/class", "all"],
+        "folds": 2,
+        "training": {"steps": 12, "batch_size": 16, "lr": 3e-3, "device": "cpu"},
+        **more,
+    }
+    work, wanted = planned(data(), pretrained(), ["full", "lp_ft"], **options)  # type: ignore[arg-type]
+    cells = Cells(folder)
+    for cell in engine.shared(cells, wanted):
+        cells.perform(cell, work)
+    return gathered(cells, wanted, work, 1, None)
+
+
+# Pure measures
+
+
+def test_effective_data_is_interpolated_in_the_logarithm_of_the_size() -> None:
+    sizes, scratch = [10, 100, 1000], [0.5, 0.6, 0.8]
+    # Halfway between 0.6 and 0.8 lies sqrt(100 * 1000) = 316.2.
+    worth = data_transferred(10, 0.7, sizes, scratch)
+    assert worth.bound == "exact"
+    assert worth.equivalent == pytest.approx(math.sqrt(100_000))
+    assert worth.effective == pytest.approx(math.sqrt(100_000) - 10)
+    assert data_transferred(100, 0.6, sizes, scratch).effective == pytest.approx(0.0)
+
+
+def test_effective_data_beyond_what_was_measured() -> None:
+    sizes, scratch = [10, 100], [0.5, 0.6]
+    more = data_transferred(10, 0.61, sizes, scratch)
+    assert (more.bound, more.effective) == ("more", 90)
+    assert "more than measured" in more.words()
+    less = data_transferred(100, 0.4, sizes, scratch)
+    assert (less.bound, less.effective) == ("less", -90)
+    assert less.words() == "less than -90"
+
+
+def test_a_dip_of_the_curve_counts_as_what_a_smaller_size_reached() -> None:
+    worth = data_transferred(10, 0.7, [10, 100, 1000, 10_000], [0.5, 0.6, 0.4, 0.8])
+    assert worth.equivalent == pytest.approx(math.sqrt(1000 * 10_000))
+
+
+def test_steps_and_spread() -> None:
+    points = [(0, 0.1), (10, 0.5), (20, 0.4), (30, 0.9)]
+    assert steps_to(points, 0.5) == 10
+    assert steps_to(points, 0.6) == 30
+    assert steps_to(points, 0.95) is None
+    assert mean_and_spread([1.0, 2.0, 4.5]) == pytest.approx((2.5, np.std([1, 2, 4.5], ddof=1)))
+    assert mean_and_spread([3.0]) == (3.0, 0.0)
+
+
+# Sizes
+
+
+def test_sizes_are_read_and_sorted() -> None:
+    assert read_size("5/class") == Size(5, True)
+    assert [str(s) for s in read_sizes(["all", "200", "1/class", "50", "200"])] == [
+        "1/class",
+        "50",
+        "200",
+        "all",
+    ]
+    for wrong in ("0", "half", "-3", "all/class", "", "1.5"):
+        with pytest.raises(DomadaptError, match="number of each class"):
+            read_size(wrong)
+
+
+def test_smaller_sets_are_part_of_larger_ones_with_the_classes_in_their_shares() -> None:
+    y = np.array([0] * 60 + [1] * 30 + [2] * 10)
+    order = nested_order(y, seed=3)
+    assert sorted(order) == list(range(100))
+    for n in (10, 20, 50):
+        counts = np.bincount(y[order[:n]], minlength=3)
+        assert np.abs(counts - n * np.array([0.6, 0.3, 0.1])).max() <= 1.01
+    sets = [set(part_of(y, Size(n), 3)) for n in (3, 10, 40, 100)]
+    assert [len(s) for s in sets] == [3, 10, 40, 100]
+    assert all(a <= b for a, b in itertools.pairwise(sets))
+    assert set(y[sorted(sets[0])]) == {0, 1, 2}
+    few = part_of(y, Size(4, True), 3)
+    assert list(np.bincount(y[few])) == [4, 4, 4]
+    assert set(part_of(y, Size(2, True), 3)) <= set(few)
+    assert list(part_of(y, Size(0), 3)) == list(range(100))
+    assert not np.array_equal(nested_order(y, 3), nested_order(y, 4))
+
+
+def test_sizes_that_cannot_be() -> None:
+    y = np.array([0] * 6 + [1] * 3)
+    with pytest.raises(DomadaptError, match="one class has 3"):
+        part_of(y, Size(4, True), 0)
+    with pytest.raises(DomadaptError, match="number of classes, 2"):
+        part_of(y, Size(1), 0)
+    with pytest.raises(DomadaptError, match="training samples, 9"):
+        part_of(y, Size(10), 0)
+    with pytest.raises(DomadaptError, match="at least 2 folds"):
+        check_folds(1, False)
+    with pytest.raises(DomadaptError, match="no folds"):
+        check_folds(3, True)
+
+
+# The comparison
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return compared(tmp_path_factory.mktemp("cells"))
+
+
+def test_every_strategy_is_measured_at_every_size(found: Comparison) -> None:
+    assert found.strategies == ["full", "lp_ft", SCRATCH]
+    assert found.sizes == ["2/class", "all"]
+    assert not found.failures
+    for row in found.rows:
+        assert len(row.accuracies) == 2
+        assert row.samples == (6 if row.size == "2/class" else 45)
+        # 6*16+16+32, 16*16+16+32, 16*3+3
+        assert (row.trained, row.parameters) == (499, 499)
+        assert row.curve[0][0] == 0
+        assert row.curve[-1] == (12, pytest.approx(row.accuracy[0]))
+        assert (row.transferred is None) == (row.strategy == SCRATCH)
+
+
+def test_pre_training_helps_most_where_there_are_few_samples(found: Comparison) -> None:
+    def gain(size: str) -> float:
+        tuned, scratch = found.row("full", size), found.row(SCRATCH, size)
+        assert tuned is not None
+        assert scratch is not None
+        return tuned.accuracy[0] - scratch.accuracy[0]
+
+    assert gain("2/class") > 0.05
+    worth = found.row("full", "2/class")
+    assert worth is not None
+    assert worth.transferred is not None
+    assert worth.transferred.effective > 0
+
+
+def test_finished_cells_are_not_trained_again(tmp_path: Path) -> None:
+    options = {"compare": False, "sizes": ["all"]}
+    first = compared(tmp_path, **options)
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}
+    assert compared(tmp_path, **options) == first
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")} == stamps
+    assert len(stamps) == 4
+
+
+def test_no_sample_is_both_trained_with_and_scored() -> None:
+    work, _ = planned(data(), pretrained(), ["full"], folds=3)
+    task = work.task()
+    scored = []
+    for number in range(3):
+        fold = work.fold(task, number)
+        assert not set(fold.train.indices) & set(fold.test.indices)
+        assert len(fold.train) + len(fold.test) == 90
+        scored += fold.test.indices.tolist()
+        y = arrays(n=90, seed=5)[1]
+        assert fold.test.y is not None
+        assert fold.test.y.tolist() == y[fold.test.indices].tolist()
+    assert sorted(scored) == list(range(90))
+
+
+def test_a_test_set_of_its_own_is_scored_alone() -> None:
+    held = data(n=30, shift=1.0, seed=9)
+    work, cells = planned(data(), pretrained(), ["full"], test=held)
+    fold = work.fold(work.task(), 0)
+    assert (len(fold.train), len(fold.test), len(cells)) == (90, 30, 1)
+    assert fold.test.y is not None
+    assert fold.test.y.tolist() == arrays(n=30)[1].tolist()
+
+
+def test_from_scratch_nothing_is_left_of_what_was_learnt() -> None:
+    work, _ = planned(data(), pretrained(), ["full"], compare=True)
+    subject = work.subject(work.task())
+    before = subject.make(0).state_dict()
+    after = from_scratch(subject.make(0), subject, 0).state_dict()
+    for name in before:
+        if name.startswith("backbone") and name.endswith("0.weight"):
+            assert not torch.allclose(before[name], after[name]), name
+    assert torch.equal(after["backbone.0.1.running_mean"], torch.zeros(16))
+    again = from_scratch(subject.make(0), subject, 0).state_dict()
+    assert all(torch.equal(after[k], again[k]) for k in after)
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    x, y = arrays(n=30)
+    with pytest.raises(DomadaptError, match="needs labels"):
+        planned(from_arrays(x), pretrained(), ["full"])
+    with pytest.raises(DomadaptError, match="measurements"):
+        planned(from_arrays(x, y * 1.0, regression=True), pretrained(), ["full"])
+    with pytest.raises(DomadaptError, match="no labels to score by"):
+        planned(data(), pretrained(), ["full"], test=from_arrays(x))
+    with pytest.raises(DomadaptError, match="Did you mean 'lp_ft'"):
+        planned(data(), pretrained(), ["lpft"])
+    with pytest.raises(DomadaptError, match="asks for 3 blocks"):
+        planned(data(), pretrained(), ["partial:3"])
+    with pytest.raises(DomadaptError, match="by itself"):
+        planned(data(), pretrained(), ["scratch"])
+    with pytest.raises(DomadaptError, match="one class has"):
+        planned(data(), pretrained(), ["full"], sizes=["40/class"])
+    with pytest.raises(DomadaptError, match="random weights"):
+        planned(data(), "mlp", ["full"])
+    with pytest.raises(DomadaptError, match=r"lies in \(0, 1\]"):
+        finetune(data(), pretrained(), ["full"], out=tmp_path, level=90)
+
+
+# What is shown
+
+
+def test_the_page_stands_alone_and_tables_say_what_was_found(found: Comparison) -> None:
+    page = render(found)
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 3
+    text, plain = markdown(found), terminal(found)
+    for shown in (page, text, plain):
+        assert "from scratch" in shown
+        assert "499" in shown
+    mean, spread = found.rows[0].accuracy
+    assert f"{100 * mean:.1f} ± {100 * spread:.1f}" in plain
+    assert len(tables(found)) == 3
+    assert called(SCRATCH) == "from scratch"
+    assert "points" in headline(found)[1]
+
+
+def test_the_json_holds_every_row(found: Comparison) -> None:
+    held = json.loads(found.to_json())
+    assert held["schema"] == 1
+    assert len(held["rows"]) == 6
+    assert held["rows"][0]["strategy"] == "full"
+
+
+def test_the_best_strategy_is_kept_as_a_run(tmp_path: Path) -> None:
+    from domadapt.runs.saved import load_run, predict
+
+    found = compared(tmp_path, compare=False, sizes=["all"])
+    training = {"steps": 20, "batch_size": 16, "workers": 0, "device": "cpu"}
+    kept = module.save_model(found, data(), pretrained(), tmp_path, training=training)
+    assert kept == found.best().strategy
+    p = predict(load_run(tmp_path / "model"), data(shift=0.0, seed=11))
+    assert (p.argmax(1).numpy() == arrays(n=90)[1]).mean() > 0.6
