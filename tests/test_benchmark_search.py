@@ -6,7 +6,10 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from domadapt.benchmark import Benchmark, Entry, Search, Suite, read_suite, report
+from domadapt import cli
+from domadapt.benchmark import Benchmark, Entry, Search, Suite, benchmark, read_suite, report
 from domadapt.benchmark import run as run_module
 from domadapt.benchmark.cells import cells_of, planned
 from domadapt.benchmark.choice import evidence_of
+from domadapt.benchmark.engines import Engine
 from domadapt.benchmark.fair import checks
 from domadapt.benchmark.results import read_plan, write_plan
 from domadapt.benchmark.run import chosen_trials
 from domadapt.benchmark.search import drawn, expanded, most_to_come, searched_of, to_run
 from domadapt.benchmark.trials import judge_trials
-from domadapt.benchmark.work import SuiteWork
+from domadapt.checkpoint import write_text
 from domadapt.errors import DomadaptError
 from domadapt.methods.space import LR, Choices, Range
-from domadapt.runs.cell import Cells
+from domadapt.runs.cell import Cell, Cells, Work
 from domadapt.runs.engine import shared
 from domadapt.selection.evidence import together
 from domadapt.selection.guard import guard
@@ -52,33 +57,31 @@ def entries(of: Suite) -> dict[str, Entry]:
     return {entry.name: entry for entry in expanded(of)}
 
 
-def run_here(of: Suite, folder: Path) -> Benchmark:
-    """As `benchmark` does, in this process."""
-    cells, wanted = Cells(folder), cells_of(of)
-    now = to_run(wanted, of)
-    write_plan(folder, of, planned(now), to_come=most_to_come(of))
-    for cell in shared(cells, now):
-        cells.perform(cell, SuiteWork(of))
-    now = to_run(wanted, of, chosen_trials(folder))
-    write_plan(folder, of, planned(now))
-    for cell in shared(cells, now):
-        cells.perform(cell, SuiteWork(of))
-    return report(folder)
+@contextmanager
+def this_process(*_: Any, **__: Any) -> Iterator[Engine]:
+    """An engine that computes the cells here."""
+
+    def run(cells: Cells, wanted: Sequence[Cell], work: Work, **_: Any) -> None:
+        for cell in shared(cells, wanted):
+            cells.perform(cell, work)
+
+    yield Engine(run, "here")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_page() -> Iterator[None]:
-    """The page and its maps take seconds, and are tested elsewhere."""
+    """The page and its maps, and processes of their own, take seconds and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "content_of", lambda *a, **k: None)
         patch.setattr(run_module, "render", lambda content: "")
+        patch.setattr(run_module, "engine_for", this_process)
         yield
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Benchmark]:
     folder = tmp_path_factory.mktemp("search")
-    return folder, run_here(suite(), folder)
+    return folder, benchmark(suite(), folder)
 
 
 # What is drawn ---------------------------------------------------------------------------------
@@ -255,6 +258,7 @@ def test_other_seeds_are_run_of_the_chosen_trials_alone(whole: tuple[Path, Bench
     }
     assert found.missing == 0
     assert found.failures == []
+    assert len(planned_cells) == len(now) + most_to_come(one)
 
 
 def test_source_free_trials_go_on_from_source_only_as_given() -> None:
@@ -326,7 +330,7 @@ def test_a_validator_that_compares_compares_the_trials(whole: tuple[Path, Benchm
 def test_target_labels_have_no_part_in_the_choice(
     whole: tuple[Path, Benchmark], tmp_path: Path
 ) -> None:
-    other = run_here(suite("relabelled", ["dan"], seeds=1), tmp_path).frame
+    other = benchmark(suite("relabelled", ["dan"], seeds=1), tmp_path).frame
     mine = whole[1].frame
     mine = mine[mine["method"] != "shot"]
     for metric in ("chosen", "class_ami", "set_aside"):
@@ -462,8 +466,35 @@ def test_searches_and_looks_go_together(tmp_path: Path) -> None:
     one = dataclasses.replace(
         suite(methods=["dan"], seeds=1, search={"trials": 2}), checkpoints=2
     ).checked()
-    found = run_here(one, tmp_path)
+    found = benchmark(one, tmp_path)
     assert found.failures == []
     assert found.summary is not None
     assert [c.method for c in found.summary.checkpoints] == ["source_only", "dan"]
     assert [s.method for s in found.summary.searches] == ["source_only", "dan"]
+
+
+def test_who_watches_sees_the_chosen_trials_too(
+    whole: tuple[Path, Benchmark],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _ = whole
+    shutil.copytree(folder, tmp_path / "b")
+    one, plan = suite(), (tmp_path / "b" / "plan.json").read_text()
+    write_plan(tmp_path / "b", one, planned(to_run(cells_of(one), one)), to_come=4)
+    half = report(tmp_path / "b")
+    assert half.missing == 4
+
+    # While it waits, the trials are chosen.
+    monkeypatch.setattr(time, "sleep", lambda _: write_text(tmp_path / "b" / "plan.json", plan))
+    monkeypatch.setattr(
+        sys, "argv", ["domadapt", "benchmark", "s.toml", "--watch", "--out", str(tmp_path / "b")]
+    )
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    said = capsys.readouterr()
+    assert "11 of 11 cells" in said.err
+    assert "15 of 15 cells" in said.err
+    assert "over 2 seeds" in said.out

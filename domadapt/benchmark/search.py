@@ -215,4 +215,6 @@ def most_to_come(suite: Suite) -> int:
     """How many cells there will be at most once trials are chosen: those of the other seeds."""
     assert isinstance(suite.seeds, tuple)
     searched = {entry.of for entry in expanded(suite) if entry.trial is not None}
-    return len(searched) * len(suite.tasks) * (len(suite.seeds) - 1)
+    # source_only as it is given comes beside its chosen trial, where others go on from it.
+    rows = len(searched) + (BASELINE in searched)
+    return rows * len(suite.tasks) * (len(suite.seeds) - 1)
