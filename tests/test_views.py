@@ -38,7 +38,8 @@ def raw_of(kind: str) -> Raw:
     if kind == "series":
         return torch.randn(6, 4, 50, generator=gen(9)).half()
     if kind == "text":
-        return {"input_ids": torch.arange(12).view(6, 2)}
+        ids = torch.arange(60).view(6, 10)
+        return {"input_ids": ids, "attention_mask": (ids % 10 < 8).long()}
     return mixed() if kind == "mixed" else pictures()
 
 
@@ -57,7 +58,7 @@ def same(a: object, b: object) -> bool:
 CASES = [(kind, name) for kind, names in AUGMENTATIONS.items() for name in names]
 CASES += [("mixed", name) for name in AUGMENTATIONS["image"]]
 RANDOM_STRONG = [case for case in CASES if case[1] != "none"]
-RANDOM_WEAK = [case for case in RANDOM_STRONG if case[1] not in ("vector", "features")]
+RANDOM_WEAK = [case for case in RANDOM_STRONG if case[1] not in ("vector", "features", "tokens")]
 
 
 @pytest.mark.parametrize(("kind", "augment"), CASES)
@@ -90,7 +91,8 @@ def test_shapes_and_ranges_are_those_of_evaluation(kind: str, augment: str) -> N
     assert same(plain, views.evaluation(raw))
     for x in (plain, views.weak(raw, gen()), views.strong(raw, gen())):
         if isinstance(x, dict):
-            assert same(x, raw)
+            assert {k: v.shape for k, v in x.items()} == {k: v.shape for k, v in raw.items()}
+            assert torch.equal(x["input_ids"], raw["input_ids"])
             continue
         assert x.dtype == torch.float32
         assert x.shape == plain.shape
@@ -112,7 +114,7 @@ def test_the_raw_batch_is_not_changed(kind: str, augment: str) -> None:
 
 def test_strong_changes_more_than_weak() -> None:
     for kind, augment in RANDOM_STRONG:
-        if kind == "mixed":
+        if kind in ("mixed", "text"):
             continue
         views, raw = views_of(kind, augment), raw_of(kind)
         plain = views.evaluation(raw)
@@ -121,6 +123,17 @@ def test_strong_changes_more_than_weak() -> None:
             for view in (views.weak, views.strong)
         ]
         assert by[0] < by[1], augment
+
+
+def test_about_one_token_in_seven_is_masked_and_never_the_first() -> None:
+    views, raw = views_of("text", "tokens"), raw_of("text")
+    assert same(views.weak(raw, gen()), raw)
+    before = raw["attention_mask"]
+    after = torch.stack([views.strong(raw, gen(s))["attention_mask"] for s in range(300)])
+    assert not (after > before).any()
+    assert (after[..., 0] == 1).all()
+    share = float((before - after.float()).mean(0)[:, 1:8].mean())
+    assert 0.13 < share < 0.17
 
 
 def half_white(n: int) -> Tensor:

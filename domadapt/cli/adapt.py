@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from domadapt.cli.common import (
     GroupColumn,
     LabelColumn,
     Metric,
+    TextColumn,
     app,
     check_metric,
     is_table,
@@ -22,6 +24,7 @@ from domadapt.cli.common import (
 )
 from domadapt.cli.flags import method_flags, training_flags
 from domadapt.errors import DomadaptError
+from domadapt.hf import PREFIX, is_hf, reads
 
 if TYPE_CHECKING:
     from domadapt.task import Domain, Task
@@ -77,6 +80,7 @@ def adapt(
         str | None, typer.Option(help="Labelled target data to score on.", rich_help_panel="Data")
     ] = None,
     label_column: LabelColumn = None,
+    text_column: TextColumn = None,
     group_column: GroupColumn = None,
     data_root: DataRoot = None,
     extra_classes: Annotated[
@@ -100,8 +104,24 @@ def adapt(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="Augmentation: photo, glyph, vector, series, none. Default: the data's own.",
+            help="Augmentation: photo, glyph, vector, series, tokens, none. Default: the data's "
+            "own.",
             rich_help_panel="Data",
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Where texts are cut, in tokens. Default: 128, or the model's limit.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    pooling: Annotated[
+        Literal["mean", "first", "hf"] | None,
+        typer.Option(
+            help="How a model hf:... makes one vector of a sample; hf: as its own classifier does. "
+            "Default: mean for texts; hf for images and with --export hf.",
+            rich_help_panel="Model",
         ),
     ] = None,
     weights: Annotated[
@@ -137,7 +157,10 @@ def adapt(
     ] = None,
     export: Annotated[
         list[str] | None,
-        typer.Option(help="pt2 (always made) or onnx.", rich_help_panel="Output"),
+        typer.Option(
+            help="pt2 (always made), onnx, or hf: a folder that transformers loads.",
+            rich_help_panel="Output",
+        ),
     ] = None,
     log_with: Annotated[
         Literal["tensorboard", "wandb"] | None,
@@ -184,6 +207,7 @@ def adapt(
             "also_source": also_source or [],
             "target_labelled": target_labelled,
             "label_column": label_column,
+            "text_column": text_column,
             "group_column": group_column,
             "data_root": None if data_root is None else str(data_root),
             "extra_classes": extra_classes,
@@ -204,6 +228,8 @@ def adapt(
                 "bottleneck": bottleneck,
                 "image_size": image_size,
                 "augment": augment,
+                "max_length": max_length,
+                "pooling": pooling,
                 "seed": seed,
                 "export": sorted({"pt2", *(export or [])}),
                 "track": log_with,
@@ -232,7 +258,10 @@ def _request_of(folder: Path) -> dict[str, Any]:
 
 
 def _own_file(spec: str) -> str:
-    """A file of one's own by its whole path, so that a run can be gone on with from anywhere."""
+    """A file or folder of one's own by its whole path, so that a run can be gone on with."""
+    if is_hf(spec):
+        place = Path(spec.removeprefix(PREFIX)).expanduser()
+        return f"{PREFIX}{place.resolve()}" if place.is_dir() else spec
     path, is_file, rest = spec.rpartition(".py")
     file = Path(f"{path}.py")
     return f"{file.resolve()}{rest}" if is_file and file.is_file() else spec
@@ -310,10 +339,22 @@ def make_task(request: dict[str, Any]) -> Task:
     more = [request["target"], request["target_test"], request.get("target_labelled")]
     some_table = any(is_table(place) for place in (*several, *more) if place is not None)
 
+    text_column = request.get("text_column")
+    if text_column is None and _reads_texts(request["arguments"]):
+        text_column = "auto"
+
     def read(place: str, **more: Any) -> Domain:
         # The label column is the tables' affair; it is refused where there is no table at all.
         label = request["label_column"] if is_table(place) or not some_table else None
-        return load(place, label, request["group_column"], root, regression=regression, **more)
+        return load(
+            place,
+            label,
+            request["group_column"],
+            root,
+            regression=regression,
+            text_column=text_column,
+            **more,
+        )
 
     options: dict[str, Any] = {"extra_classes": request["extra_classes"]}
     regression = request.get("task_type") == "regression"
@@ -334,3 +375,15 @@ def make_task(request: dict[str, Any]) -> Task:
             labelled = {"labelled": True} if name == "target_labelled" else {}
             options[name] = read(request[name], columns=asked, **labelled)
     return Task(sources if len(sources) > 1 else sources[0], target, **options)
+
+
+def _reads_texts(arguments: Mapping[str, Any]) -> bool:
+    """Whether the model that is named, or taken up again, takes texts."""
+    model, start = arguments.get("model"), arguments.get("checkpoint_file")
+    if model is not None and is_hf(model):
+        return reads(model) == "text"
+    if model is not None or start is None or not Path(start).is_dir():
+        return False
+    from domadapt.runs.saved import read_config
+
+    return bool(read_config(Path(start))["kind"] == "text")

@@ -33,12 +33,21 @@ Metric = Literal[ClassMetric, ValueMetric]
 DataArgument = Annotated[
     str,
     typer.Argument(
-        help="Image folder, CSV or Parquet table, .npz or .npy arrays, or collection:domain."
+        help="Image folder, folder of .txt, CSV, Parquet or JSON lines table, .npz or .npy "
+        "arrays, or collection:domain."
     ),
 ]
 LabelColumn = Annotated[
     str | None,
     typer.Option(help="Column of a table that holds the labels.", rich_help_panel="Data"),
+]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of a table that holds texts (a,b: pairs of texts). Default, with a model that "
+        "takes texts: the column of the longest ones.",
+        rich_help_panel="Data",
+    ),
 ]
 GroupColumn = Annotated[
     str | None,
@@ -83,7 +92,7 @@ def load(
 
     if not is_table(spec):
         # Only tables have columns; arrays of the same width are as good.
-        more = {**more, "columns": None}
+        more = {**more, "columns": None, "text_column": None}
     return read(spec, label_column=label_column, group_column=group_column, data_root=root, **more)
 
 

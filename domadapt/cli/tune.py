@@ -30,6 +30,7 @@ _DATA = (
     "target_labelled",
     "target_test",
     "label_column",
+    "text_column",
     "group_column",
     "data_root",
     "extra_classes",
@@ -43,6 +44,8 @@ _MODEL = (
     "bottleneck",
     "image_size",
     "augment",
+    "max_length",
+    "pooling",
     "export",
     "seed",
 )
@@ -125,7 +128,7 @@ def tune(
         )
     start = None if given["from_"] is None else str(given["from_"])
     request = {k: given[k] for k in _DATA} | {"also_source": given["also_source"] or []}
-    task = make_task({**request, "arguments": {"checkpoint_file": start}})
+    task = make_task({**request, "arguments": {"model": given["model"], "checkpoint_file": start}})
     for note in task.notes:
         say(f"Note: {note}")
     lasting = {m: "+".join(map(_own_file, method_parts(m))) for m in method.split(",")}

@@ -16,6 +16,7 @@ from domadapt.cli.common import (
     DataRoot,
     LabelColumn,
     Metric,
+    TextColumn,
     ValueMetric,
     app,
     check_metric,
@@ -48,6 +49,7 @@ def predict(
         int | None, typer.Option(help="Samples at a time; default: 256, online that of the run.")
     ] = None,
     label_column: LabelColumn = None,
+    text_column: TextColumn = None,
     data_root: DataRoot = None,
 ) -> None:
     """Predict the classes, or values, of new data with a run's adapted model."""
@@ -58,7 +60,13 @@ def predict(
     if per_class and saved.regression:
         raise DomadaptError("--per-class is for classes; this run is a regression. Leave it out.")
     domain = load(
-        data, label_column, None, data_root, columns=saved.config.get("columns"), labelled=False
+        data,
+        label_column,
+        None,
+        data_root,
+        columns=saved.config.get("columns"),
+        labelled=False,
+        text_column=_text_column(saved, text_column),
     )
     p = probabilities(saved, domain, batch_size, online=online)
     ids = [str(i) for i in (domain.ids if domain.ids is not None else range(len(domain)))]
@@ -81,6 +89,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     data: DataArgument,
     label_column: LabelColumn = None,
+    text_column: TextColumn = None,
     data_root: DataRoot = None,
     extra_classes: Annotated[
         Literal["error", "unscored", "unknown"] | None,
@@ -101,7 +110,14 @@ def evaluate(
     check_metric(metric, saved.open_set, saved.regression)
     columns, regression = saved.config.get("columns"), saved.regression
     domain = load(
-        data, label_column, None, data_root, columns=columns, labelled=True, regression=regression
+        data,
+        label_column,
+        None,
+        data_root,
+        columns=columns,
+        labelled=True,
+        regression=regression,
+        text_column=_text_column(saved, text_column),
     )
     if regression:
         _evaluate_values(saved, domain, metric, as_json)
@@ -123,6 +139,11 @@ def evaluate(
     rows = zip(saved.class_names, found["per_class"], strict=True)
     for name, value in rows:
         say(f"  {name:<20} {'no sample' if value is None else f'{value:.4f}'}")
+
+
+def _text_column(saved: SavedRun, given: str | None) -> str | None:
+    """The column of a table that holds a run's texts; None where it takes something else."""
+    return given or ("auto" if saved.kind == "text" else None)
 
 
 def _evaluate_values(saved: SavedRun, domain: Domain, metric: str | None, as_json: bool) -> None:

@@ -98,6 +98,7 @@ def load(
             name=name,
             labelled=labelled,
             regression=regression,
+            prefer=columns or (),
         )
     elif path.name.lower().endswith(EXTENSIONS):
         domain = from_table(

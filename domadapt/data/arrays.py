@@ -397,7 +397,8 @@ def numbers(frame: Any, where: str) -> np.ndarray:
         raise DomadaptError(
             f"Every input column of {where!r} must be numeric; {_listed(strange)} "
             f"{'is' if len(strange) == 1 else 'are'} not. Drop or encode them, or name the input "
-            "columns (columns=...)."
+            "columns (columns=...); a column of texts needs a model that reads them (--model "
+            "hf:FOLDER)."
         )
     missing = {str(c): int(k) for c, k in frame.isna().sum().items() if k}
     if missing:

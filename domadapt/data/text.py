@@ -120,6 +120,7 @@ def from_text_table(
     name: str | None = None,
     labelled: bool | None = None,
     regression: bool = False,
+    prefer: Sequence[str] = (),
 ) -> Domain:
     """A domain of texts from a table, one sample per row.
 
@@ -138,13 +139,17 @@ def from_text_table(
         name: what tables call the domain; by default the file's name.
         labelled: True insists on the label column.
         regression: the label column holds measurements; several are named with commas between.
+        prefer: the columns that "auto" takes where the table has them, such as the source's.
 
     Raises:
         DomadaptError: no such file, columns that are missing, or rows without a text.
     """
     path = Path(path)
+    frame = read_frame(path, texts=True)
+    if text_column == AUTO and prefer and set(prefer) <= {str(c) for c in frame.columns}:
+        text_column = ",".join(prefer)
     return _from_frame(
-        read_frame(path, texts=True),
+        frame,
         path.name,
         name or path.name.removesuffix(".gz").rsplit(".", 1)[0],
         text_column,

@@ -11,6 +11,7 @@ from accelerate.state import PartialState
 from torch import nn
 
 from domadapt.adaptation import adapt, check_folder, without_source
+from domadapt.adaptation.request import check_leaves, spec_of
 from domadapt.data import load_task
 from domadapt.defaults import training_for
 from domadapt.errors import DomadaptError
@@ -20,7 +21,7 @@ from domadapt.runs.candidate import (
     Progress,
     check_source,
 )
-from domadapt.runs.plan import ModelSpec, make_plan
+from domadapt.runs.plan import make_plan
 from domadapt.selection.registry import get_validator
 from domadapt.task import Domain, Task
 from domadapt.trainer import Trainer, make_accelerator
@@ -49,6 +50,8 @@ def tune(
     bottleneck: int | None = None,
     image_size: int | None = None,
     augment: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
     seed: int = 0,
     export: Sequence[str] = ("pt2",),
     progress: Progress | None = None,
@@ -92,6 +95,8 @@ def tune(
         bottleneck: as of `adapt`.
         image_size: as of `adapt`.
         augment: as of `adapt`.
+        max_length: as of `adapt`.
+        pooling: as of `adapt`.
         seed: of every trial, and of the sampler.
         export: as of `adapt`.
         progress: is told of stages and losses.
@@ -136,13 +141,16 @@ def tune(
         "bottleneck": bottleneck,
         "image_size": image_size,
         "augment": augment,
+        "max_length": max_length,
+        "pooling": pooling,
     }
-    file = None if checkpoint_file is None else str(checkpoint_file)
-    spec = ModelSpec(model if isinstance(model, str) else None, checkpoint=file, **arguments)
+    named = model if isinstance(model, str) else None
+    spec = spec_of(named, checkpoint_file=checkpoint_file, export=export, **arguments)
     overrides = {**(training or {}), "seed": seed}
     device = make_accelerator(training_for("scratch", overrides)).device
     module = model if isinstance(model, nn.Module) else None
     plan = make_plan(task, spec, module, folder / "cache", device)
+    check_leaves(plan, export)
     search = Search(folder, plan, device, overrides, objective, trials, seed, progress, tell)
     spaces = _spaces(search, labels, fixed, tune_lr)
     search.open(study, name, spaces)
