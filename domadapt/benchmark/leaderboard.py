@@ -343,19 +343,16 @@ def _searched(summary: Summary) -> Section:
         if one.chosen is not None and one.given is not None
     ]
     said = (
-        "Of each method this many settings were tried on every task with the first seed, which "
-        "these columns are of: the settings as given, those that were chosen without target labels "
-        f"and make the method's row in the tables above with all seeds, and those that hindsight "
-        f"would choose ({ORACLE}), which are no honest result. The guard sets broken trials aside."
+        "Means over tasks with the first seed, with which this many settings were tried on every "
+        "task: the settings as given; those that were chosen without target labels, which make the "
+        "method's row in the tables above with all seeds; and those that hindsight would choose "
+        f"({ORACLE}), which are no honest result. The guard sets broken trials aside."
     )
     if gains:
-        # Rounded first, so that nothing is "-0.0".
-        honest, hindsight = (
-            round(100 * sum(g) / len(gains), 1) + 0.0 for g in zip(*gains, strict=True)
-        )
+        honest, hindsight = (_points(sum(g) / len(gains), "+") for g in zip(*gains, strict=True))
         said += (
-            f" On average over methods the choice is {honest:+.1f} points from the settings as "
-            f"given, and hindsight {hindsight:+.1f}."
+            f" On average over methods the choice is {honest} points from the settings as given, "
+            f"and hindsight {hindsight}."
         )
     said += " What was tried and chosen stands in results.parquet, in the rows of kind trial."
     return Section("Searched settings", heads, rows, said)
@@ -366,16 +363,23 @@ def _side_by_side(summary: Summary) -> Section:
     gains = _gains(summary)
     looks = max(one.looks for one in summary.checkpoints)
     said = (
-        f"Each training was looked at {looks} times, evenly, the last step among them; the tables "
-        "above are of the last checkpoint. Each validator chooses one checkpoint of every training "
-        f"without target labels, by its largest score; best ({ORACLE}) is chosen with them, and no "
-        f"honest result. It lies {100 * gains[ORACLE]:.1f} points above the last on average over "
-        "methods: so much a table gains by choosing checkpoints on labelled target data."
+        f"Means over tasks. Each training was looked at {looks} times, evenly, the last step among "
+        "them; the tables above are of the last checkpoint. Each validator chooses one checkpoint "
+        "of every training without target labels, by its largest score; one that compares "
+        f"candidates, as ensv does, compares those of the training. Best ({ORACLE}) is chosen with "
+        f"target labels and no honest result: it lies {_points(gains[ORACLE])} points above the "
+        "last on average over methods, and so much a table gains where checkpoints are chosen on "
+        "labelled target data."
     )
-    named = [f"{name} {100 * gains[name]:+.1f}" for name in summary.checkpoints[0].chosen]
+    named = [f"{name} {_points(gains[name], '+')}" for name in summary.checkpoints[0].chosen]
     if named:
         said += f" Against the last, validators are at: {', '.join(named)} points."
     return Section("Checkpoints side by side", heads, rows, said)
+
+
+def _points(share: float, sign: str = "") -> str:
+    """A difference in points, rounded first, so that nothing is "-0.0"."""
+    return f"{round(100 * share, 1) + 0.0:{sign}.1f}"
 
 
 def _kept_rows(summary: Summary) -> tuple[list[str], list[list[str]]]:
