@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from domadapt.benchmark.cells import Planned
-from domadapt.benchmark.sample import SAMPLE, read_sample
+from domadapt.benchmark.sample import ROWS, SAMPLE, read_sample
 from domadapt.checkpoint import read_json, write_json
 from domadapt.report.embedding import embed
 from domadapt.runs.cell import Cells
+from domadapt.runs.engine import cores
 
 #: Where coordinates are kept; it may be deleted at any time.
 MAPS = "maps.json"
@@ -87,20 +89,26 @@ def maps_of(
     new = [cell for cell in shown if wanted[cell.key] not in known]
     if new:
         say(f"{len(new)} t-SNE maps are computed.")
+    samples = {cell.key: read_sample(cells.place(cell.key) / SAMPLE) for cell in shown}
+
+    def compute(cell: Planned) -> list[list[float]]:
+        z_s, z_t = samples[cell.key].z_s, samples[cell.key].z_t
+        xy: list[list[float]] = np.round(embed(z_s, z_t, max_points=ROWS).xy, 3).tolist()
+        return xy
+
+    # A map takes one thread, and most of it holds no lock of Python's.
+    with ThreadPoolExecutor(cores()) as pool:
+        made = dict(zip((wanted[c.key] for c in new), pool.map(compute, new), strict=True))
     maps, kept = [], {}
     for cell in shown:
-        sample = read_sample(cells.place(cell.key) / SAMPLE)
-        name = wanted[cell.key]
-        if name not in known:
-            at = embed(sample.z_s, sample.z_t, max_points=len(sample.z_s) + len(sample.z_t)).xy
-            known[name] = np.round(at, 3).tolist()
-        kept[name] = known[name]
+        sample, name = samples[cell.key], wanted[cell.key]
+        kept[name] = known[name] if name in known else made[name]
         maps.append(
             Map(
                 task=cell.task,
                 method=cell.method,
                 seed=cell.seed,
-                xy=np.array(known[name]),
+                xy=np.array(kept[name]),
                 n_s=len(sample.z_s),
                 label=np.concatenate([sample.label_s, sample.predicted_t]),
                 class_names=sample.class_names,

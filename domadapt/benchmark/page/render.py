@@ -18,9 +18,10 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 
 import domadapt
 from domadapt.benchmark import statistics
+from domadapt.benchmark.baselines import NOT_ADAPTED
 from domadapt.benchmark.cells import Planned
 from domadapt.benchmark.fair import Check
-from domadapt.benchmark.leaderboard import LEVEL, NOTHING, Section, short_names
+from domadapt.benchmark.leaderboard import LEVEL, NOTHING, Section, not_adapted, short_names
 from domadapt.benchmark.page.curves import Curves, curves_of
 from domadapt.benchmark.page.draw import curve_panel, map_panel, rank_diagram
 from domadapt.benchmark.page.maps import MOST, Map, maps_of
@@ -187,6 +188,7 @@ def render(content: Content) -> str:
         ],
         ids=ids,
         columns=_COLUMNS,
+        still=" ".join([] if summary is None else not_adapted(summary)),
         rows={} if summary is None else {s.method: _row(s) for s in summary.standings},
         heat=_heat(content),
         tiles=_tiles(content),
@@ -213,7 +215,8 @@ def render(content: Content) -> str:
 
 
 def _method(name: str, content: Content, ids: Mapping[str, int]) -> dict[str, Any]:
-    return {"id": ids[name], "name": name, "oracle": name in content.oracle}
+    still = name in NOT_ADAPTED
+    return {"id": ids[name], "name": name, "oracle": name in content.oracle, "still": still}
 
 
 def _order(content: Content) -> list[str]:
@@ -254,7 +257,8 @@ _COLUMNS = (
 def _row(one: Standing) -> list[_Cell]:
     """The cells of a method in the order of `_COLUMNS`."""
     paired, (below, of) = one.paired, one.negative
-    against = one.method != BASELINE and not one.oracle
+    adapts = not one.oracle and one.method not in NOT_ADAPTED
+    against = one.method != BASELINE and adapts
     sure = paired is not None and paired.p_holm < LEVEL
     sign = "" if paired is None or not sure else "good" if paired.difference > 0 else "bad"
     return [
@@ -264,7 +268,7 @@ def _row(one: Standing) -> list[_Cell]:
         _cell(one.gap, lambda v: f"{100 * v:.0f} %".replace("-", "−")),
         _Cell(f"{below} of {of}", below / of) if against and of else _Cell(NOTHING, None),
         _cell(one.rank, lambda v: f"{v:.2f}"),
-        _cell(None if one.oracle else float(one.set_aside), lambda v: f"{v:.0f}"),
+        _cell(float(one.set_aside) if adapts else None, lambda v: f"{v:.0f}"),
         _cell(one.time, lambda v: f"{v:.1f} ×"),
         _cell(one.step_time, lambda v: f"{v:.1f} ×"),
         _cell(one.memory, lambda v: f"{v / 2**20:,.0f}"),
@@ -377,7 +381,8 @@ def _tiles(content: Content) -> list[tuple[str, str, str]]:
     before = by_name.get(BASELINE)
     if before is not None and before.mean is not None:
         tiles.append((BASELINE, f"{_percent(before.mean)} %", "without adapting"))
-    honest = [s for s in by_name.values() if not s.oracle and s.mean is not None]
+    honest = [s for s in by_name.values() if not s.oracle and s.method not in NOT_ADAPTED]
+    honest = [s for s in honest if s.mean is not None]
     if len(honest) > 1:
         best = max(honest, key=lambda s: s.mean or 0.0)
         said = f"largest mean of {len(honest)} methods, known by target labels only"
