@@ -30,6 +30,7 @@ _COMMANDS = (
     "transferability",
     "layers",
     "finetune",
+    "rank_sources",
     "listing",
     "selftest",
 )
