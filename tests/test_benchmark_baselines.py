@@ -143,6 +143,9 @@ def test_its_place_in_the_tables(tmp_path: Path) -> None:
     assert "| linear_probe (no adaptation) |" in text
     assert "linear_probe is a logistic regression" in text
     assert "zero_shot" not in text
+    page = (tmp_path / "benchmark.html").read_text()
+    assert page.count('<span class="stamp">no adaptation</span>') >= 2
+    assert "linear_probe is a logistic regression" in page
     # By hand, on the task without a test part of its own.
     task = benchmark_tasks.near()
     scores = evaluate(task, probe_outputs(task))

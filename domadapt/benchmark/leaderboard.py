@@ -64,7 +64,7 @@ def markdown(
         f"saw target labels ({ORACLE}): it was trained on a part of the target and scored on "
         "another, which on transductive tasks is a fifth of the samples that score the others.",
         _accuracies(summary),
-        *_not_adapted(summary),
+        *not_adapted(summary),
         "## Against source_only",
         _comparisons(summary),
         _ranks_said(summary),
@@ -148,7 +148,7 @@ def _accuracies(summary: Summary) -> str:
     return _table(["method", *short_names(summary.tasks), "mean"], rows)
 
 
-def _not_adapted(summary: Summary) -> list[str]:
+def not_adapted(summary: Summary) -> list[str]:
     """What the rows are that adapt nothing, where there are any."""
     what = {
         LINEAR_PROBE: "is a logistic regression of the frozen backbone's features on the source's "
