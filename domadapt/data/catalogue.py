@@ -24,6 +24,7 @@ collection            below the data root
 `office31-features`   ``office31_features/*.npz`` (features, label, classes, domain)
 `office-caltech`      ``office_caltech/{amazon,caltech10,dslr,webcam}_SURF_L10.mat``
 `amazon`              ``amazon_bow/{books,dvd,electronics,kitchen}_{train,test}.svmlight[.gz]``
+`amazon-reviews`      ``amazon_reviews/amazon_reviews.csv[.gz]`` (columns domain, label, text)
 `har`                 ``har/*.npz`` (X, y, subject, split: 0 train, 1 test)
 ====================  ==========================================================================
 
@@ -53,6 +54,8 @@ from domadapt.data.arrays import ArraySamples, from_arrays
 from domadapt.data.digits import NAMES as DIGITS
 from domadapt.data.digits import digits_domain
 from domadapt.data.folder import from_folder
+from domadapt.data.table import read_frame
+from domadapt.data.text import from_texts
 from domadapt.errors import DomadaptError, unknown
 from domadapt.task import Domain, Task
 
@@ -127,10 +130,11 @@ def task(spec: str, data_root: Path | str | None = None) -> Task:
     """A task by name, such as ``digits:printed->handwritten``, ``mnist->usps``, ``har:2->11``.
 
     Transductive, scored on the target samples it trains with: ``digits``, ``office31``,
-    ``office-home``, ``visda2017``, ``domainnet``, ``pacs``, ``office31-features`` and
-    ``office-caltech``. Inductive, trained on the labelled training part of the source and the
-    unlabelled one of the target and scored on the test part of the target: the tasks between
-    ``mnist``, ``usps``, ``svhn`` and ``mnist-m`` (full official sets), ``amazon`` and ``har``.
+    ``office-home``, ``visda2017``, ``domainnet``, ``pacs``, ``office31-features``,
+    ``office-caltech`` and ``amazon-reviews``. Inductive, trained on the labelled training part of
+    the source and the unlabelled one of the target and scored on the test part of the target: the
+    tasks between ``mnist``, ``usps``, ``svhn`` and ``mnist-m`` (full official sets), ``amazon`` and
+    ``har``.
 
     MNIST, USPS and SVHN of one task get one size, bilinearly and once: 32 pixels where SVHN is one
     of them, else 28. MNIST-M is streamed at its own size.
@@ -662,6 +666,27 @@ def _load_reviews(name: str, part: str | None, folder: Path) -> Domain:
     )
 
 
+def _find_texts(name: str, root: Path | None) -> Path | None:
+    folder = _below(root, "amazon_reviews")
+    if folder is None:
+        return None
+    files = (folder / f"amazon_reviews.csv{end}" for end in (".gz", ""))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _load_texts(name: str, part: str | None, path: Path) -> Domain:
+    with _reading(path):
+        frame = read_frame(path, texts=True)
+    rows = frame[frame["domain"] == name]
+    return from_texts(
+        rows["text"].tolist(),
+        np.where(rows["label"].astype(int) > 0, "positive", "negative"),
+        name=name,
+        ids=[f"{name}/{i:05d}" for i in range(len(rows))],
+        class_names=_SENTIMENTS,
+    )
+
+
 def _find_har(name: str, root: Path) -> Path | None:
     path = _only_npz(_below(root, "har"))
     if path is None:
@@ -830,6 +855,15 @@ _COLLECTIONS: dict[str, _Collection] = {
         load=_load_reviews,
         find=_find_reviews,
         parts=_TRAIN_TEST,
+    ),
+    "amazon-reviews": _Collection(
+        what="Amazon reviews: sentiment, the texts themselves",
+        origin="Blitzer et al. (2007)",
+        layout="amazon_reviews/amazon_reviews.csv[.gz] (domain, label 0 or 1, text)",
+        classes=2,
+        domains=("books", "dvd", "electronics", "kitchen"),
+        load=_load_texts,
+        find=_find_texts,
     ),
     "har": _Collection(
         what="UCI HAR: activities from a phone's inertial sensors, 9 channels, 128 steps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -39,6 +40,13 @@ def tokenizer_of(name: str, max_length: int | None = None) -> Tokenizer:
     tokenizer = read(
         place, "tokenizer", lambda t, how: t.AutoTokenizer.from_pretrained(place, **how)
     )
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if Path(place).is_dir() and not any((Path(place) / file).is_file() for file in files):
+        # The library would go on with an empty vocabulary.
+        raise DomadaptError(
+            f"The folder {place} has no tokenizer ({', '.join(sorted(files))}); save it there: "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)."
+        )
     limits = (
         tokenizer.model_max_length,
         getattr(config_of(place), "max_position_embeddings", None),
