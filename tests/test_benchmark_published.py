@@ -170,6 +170,7 @@ def test_the_leaderboard_shows_them() -> None:
     assert "91.4" in tex
     assert tex.count(r"\begin{tabular}") == 2
     assert "target_only" not in section
+    assert "dann (Ganin et al., 2016, arXiv:1505.07818)" in section
     other, plain = board(OFFICE, model={"name": "mlp"})
     assert "Published" not in other
     assert plain.count(r"\begin{tabular}") == 1

@@ -256,6 +256,8 @@ def _published(summary: Summary, published: Published) -> Section:
         "labels is not comparable with one that was not. The last column says what else differs "
         "from this suite. The mean is over the tasks of this table."
     )
+    papers = {row.method: row.paper for row in published.rows}
+    said += f" Methods: {'; '.join(f'{name} {paper}' for name, paper in papers.items())}."
     return Section("Published figures", heads, rows, said, published.places)
 
 

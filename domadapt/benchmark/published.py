@@ -72,6 +72,7 @@ class Row:
         mean: the average that the source prints, where the suite has just the tasks it is of;
             else that of the figures, where each task of the table has one; else None.
         labels_selected: whether target labels chose the checkpoint.
+        paper: of the method.
         differs: in what else the figures differ from the suite's terms.
     """
 
@@ -80,6 +81,7 @@ class Row:
     values: dict[str, Figure]
     mean: float | None
     labels_selected: str
+    paper: str
     differs: tuple[str, ...]
 
 
@@ -198,6 +200,7 @@ def published_for(
                 values=values,
                 mean=mean if printed is None else printed,
                 labels_selected=first.labels_selected,
+                paper=first.paper,
                 differs=tuple(_differences(first, model, here)),
             )
         )
