@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from domadapt.cli.common import DataRoot, GroupColumn, LabelColumn, load, say
+from domadapt.cli.common import DataRoot, GroupColumn, LabelColumn, TextColumn, load, say
 from domadapt.cli.flags import training_flags
 from domadapt.cli.transferability import group
 from domadapt.errors import DomadaptError
@@ -153,6 +153,21 @@ def layers(
             rich_help_panel="Data",
         ),
     ] = None,
+    text_column: TextColumn = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Where texts are cut, in tokens. Default: 128, or the model's limit.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    pooling: Annotated[
+        Literal["mean", "first"] | None,
+        typer.Option(
+            help="How an encoder hf:... makes one vector of a text. Default: mean.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
     **training: Any,
 ) -> None:
     """Study which blocks of a pre-trained model a task makes use of, and draw one figure of it.
@@ -162,6 +177,7 @@ def layers(
     import torch
 
     from domadapt import checkpoint
+    from domadapt.hf.reading import is_hf, reads
     from domadapt.layers.figure import figure
     from domadapt.layers.page import render
     from domadapt.layers.reinitialise import Reset
@@ -194,10 +210,13 @@ def layers(
         unbiased=not plain_cka,
     )
     regression = task_type == "regression"
-    source = load(data, label_column, group_column, data_root, labelled=True, regression=regression)
+    more: dict[str, Any] = {"regression": regression}
+    if text_column is not None or (is_hf(model) and reads(model) == "text"):
+        more["text_column"] = text_column or "auto"
+    source = load(data, label_column, group_column, data_root, labelled=True, **more)
     other = None
     if target is not None:
-        other = load(target, label_column, group_column, data_root, regression=regression)
+        other = load(target, label_column, group_column, data_root, **more)
     gpus = torch.cuda.device_count() if given.get("device") != "cpu" else 0
     found = study_layers(
         model,
@@ -207,6 +226,8 @@ def layers(
         settings=settings,
         image_size=image_size,
         augment=augment,
+        max_length=max_length,
+        pooling=pooling,
         extra_classes=extra_classes == "unscored",
         processes=engine.divided(threads, gpus) if processes is None else processes,
         threads=threads,

@@ -47,7 +47,8 @@ def blocks_of(network: Network, names: Sequence[str] | None = None) -> tuple[Blo
 
     They are those of `Network.blocks`. A normalisation layer, or a module without parameters,
     belongs to the block before it, as neither is worth re-initialising alone; what stands in front
-    of the first block with parameters is left out.
+    of the first block with parameters is left out. So are the embeddings of tokens, which the paper
+    keeps in every variant.
 
     Args:
         network: the network.
@@ -64,7 +65,7 @@ def blocks_of(network: Network, names: Sequence[str] | None = None) -> tuple[Blo
         bare = not any(True for _ in module.parameters())
         if found and (bare or is_norm(module)):
             found[-1][1].append(module)
-        elif not bare:
+        elif not bare and (found or not _embeds(module)):
             found.append((name, [module]))
     if len(found) < 2:
         raise DomadaptError(
@@ -72,6 +73,13 @@ def blocks_of(network: Network, names: Sequence[str] | None = None) -> tuple[Blo
             f"{len(found)}. Name them (--blocks), modules of the backbone in order."
         )
     return tuple(Block(name, tuple(modules)) for name, modules in found)
+
+
+def _embeds(module: nn.Module) -> bool:
+    """Whether a module looks up tokens and does nothing else with weights but normalise."""
+    kinds = [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
+    looks_up = any(isinstance(m, nn.Embedding) for m in kinds)
+    return looks_up and all(isinstance(m, nn.Embedding) or is_norm(m) for m in kinds)
 
 
 def _named(network: Network, names: Sequence[str]) -> tuple[Block, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ def layers(
     settings: Settings | None = None,
     image_size: int | None = None,
     augment: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
     val_fraction: float = 0.2,
     extra_classes: bool = False,
     processes: int | None = None,
@@ -91,6 +93,8 @@ def layers(
         settings: what is studied.
         image_size: side that images are brought to; None leaves it to the model.
         augment: augmentation while fine-tuning; None takes the data's own.
+        max_length: where texts are cut, in tokens.
+        pooling: of an encoder of Hugging Face: "mean" or "first".
         val_fraction: the share of the source that is held out.
         extra_classes: whether target samples of other classes are left unscored, not refused.
         processes: how many work at once; None works in this one. They are spawned: in a script call
@@ -113,22 +117,16 @@ def layers(
     tell = say or (lambda text: None)
     task = task_for(source, target, val_fraction, extra_classes)
     settings.checked_metric(task.regression)
-    work = LayerWork(model, task, settings, image_size, augment, target is not None)
+    work = LayerWork(
+        model, task, settings, image_size, augment, max_length, pooling, target is not None
+    )
     subject = work.subject()
     first = subject.make(0)
     blocks = blocks_of(first, settings.blocks)
     sizes, notes = _sizes(settings, len(subject.task.source_train))
     threads_used = threads if processes is not None else torch.get_num_threads()
     shared = _shared(subject, settings, first, blocks, work, threads_used)
-    work = LayerWork(
-        model,
-        task,
-        settings,
-        image_size,
-        augment,
-        target is not None,
-        _hash([shared, asdict(settings.how), settings.blocks])[:16],
-    )
+    work = replace(work, name=_hash([shared, asdict(settings), settings.blocks])[:16])
     planned, orders = plan_of(subject, settings, blocks, sizes, shared, notes)
     cells = Cells(folder)
     if retry:
@@ -206,6 +204,7 @@ def _shared(
         "data": task.fingerprint(),
         "labels_oracle": _labels(task) if work.two and task.has_test_labels else None,
         "views": subject.views.config(),
+        **({} if work.pooling is None else {"pooling": work.pooling}),
         "metric": settings.checked_metric(task.regression),
         "device": make_accelerator(how).device.type,
         "threads": threads,

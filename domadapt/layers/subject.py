@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from domadapt.backbones import build_backbone
 from domadapt.data.views import Views
 from domadapt.defaults import BackboneKind
 from domadapt.errors import DomadaptError
+from domadapt.hf.encoder import build_encoder
+from domadapt.hf.reading import is_hf
 from domadapt.layers.probing import attends
 from domadapt.network import Network, Rescale
 from domadapt.runs.plan import ModelSpec, make_plan, views_for
@@ -73,6 +75,8 @@ def subject_of(
     *,
     image_size: int | None = None,
     augment: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
 ) -> Subject:
     """The model with a new head for a task; its own head and bottleneck are left behind.
 
@@ -82,31 +86,45 @@ def subject_of(
         task: of `task_for`.
         image_size: side that images are brought to.
         augment: name of the augmentation; None takes the data's own.
+        max_length, pooling: of an encoder of Hugging Face (`domadapt.runs.plan.ModelSpec`).
 
     Raises:
         DomadaptError: no such model, or one that has learnt nothing.
     """
-    spec = ModelSpec(image_size=image_size, augment=augment, bottleneck=0)
+    spec = ModelSpec(
+        image_size=image_size,
+        augment=augment,
+        bottleneck=0,
+        max_length=max_length,
+        pooling=pooling,
+    )
     if isinstance(model, Network):
         return _of_network(model, type(model.backbone).__name__, task, spec)
     if Path(model).is_dir():
         return _of_run(model, task, spec)
     name, weights = parse(model)
-    plan = make_plan(task, ModelSpec(name, weights, None, None, False, 0, image_size, augment))
+    plan = make_plan(task, replace(spec, name=name, weights=weights))
     if plan.kind in ("scratch", "frozen"):
         raise DomadaptError(
             f"A study of transfer needs a pre-trained model, and {model} begins with random "
             f"weights; give {name}=WEIGHTS, or the folder of a run."
         )
-    anew = None
-    if weights is not None and ".py" not in name:
+    anew: Callable[[int], dict[str, nn.Module]] | None = None
+    if is_hf(name):
+
+        def anew(seed: int) -> dict[str, nn.Module]:
+            torch.manual_seed(seed)
+            encoder, _ = build_encoder(name, pooling=plan.spec.pooling, trained=False)
+            return dict(encoder.named_modules())
+
+    elif weights is not None and ".py" not in name:
 
         def anew(seed: int) -> dict[str, nn.Module]:
             torch.manual_seed(seed)
             return dict(build_backbone(name, plan.example).module.named_modules())
 
     # Without folders: the weights may lie elsewhere on another machine.
-    called = short_names([model])[0]
+    called = f"hf:{Path(name[3:]).name}" if is_hf(name) else short_names([model])[0]
     return Subject(called, plan.task, plan.views, plan.kind, plan.make_network, anew)
 
 
@@ -124,12 +142,13 @@ def _of_run(model: str, task: Task, spec: ModelSpec) -> Subject:
     found = _of_network(run.model, model, task, spec)
     arguments = model_arguments(Path(model), run.config)
     anew = None
-    if arguments["name"] != "module" and ".py" not in arguments["name"]:
+    named = arguments["name"]
+    if named != "module" and ".py" not in named and not is_hf(named):
 
         def anew(seed: int) -> dict[str, nn.Module]:
             torch.manual_seed(seed)
             example = torch.zeros(2, *run.config["model"]["input"])
-            return dict(build_backbone(arguments["name"], example).module.named_modules())
+            return dict(build_backbone(named, example).module.named_modules())
 
     return Subject(Path(model).name, task, run.views, found.kind, found.make, anew)
 

@@ -45,7 +45,7 @@ class LayerWork:
         model: see `domadapt.layers.subject.subject_of`.
         task: the downstream task.
         settings: of the study.
-        image_size, augment: of the views.
+        image_size, augment, max_length, pooling: see `domadapt.layers.subject.subject_of`.
         two: whether the target is a domain of its own.
         name: tells this study from others in one process.
     """
@@ -55,6 +55,8 @@ class LayerWork:
     settings: Settings
     image_size: int | None = None
     augment: str | None = None
+    max_length: int | None = None
+    pooling: str | None = None
     two: bool = False
     name: str = ""
 
@@ -79,7 +81,14 @@ class LayerWork:
 
     def subject(self) -> Subject:
         """Make the subject."""
-        return subject_of(self.model, self.task, image_size=self.image_size, augment=self.augment)
+        return subject_of(
+            self.model,
+            self.task,
+            image_size=self.image_size,
+            augment=self.augment,
+            max_length=self.max_length,
+            pooling=self.pooling,
+        )
 
     def _arranged(self, cell: Cell, subject: Subject) -> tuple[Network, tuple[Block, ...]]:
         """The network as this cell's variant begins."""
