@@ -130,7 +130,7 @@ def curve_panel(curves: Sequence[Curve], title: str, task: str, ids: Mapping[str
         task: for those who hear the figure.
         ids: the page's number of each method.
     """
-    width, height, left, right, top, bottom = 340.0, 210.0, 46.0, 326.0, 24.0, 182.0
+    width, height, left, right, top, bottom = 340.0, 214.0, 46.0, 326.0, 24.0, 182.0
     low = min(float(c.values.min()) for c in curves)
     high = max(float(c.values.max()) for c in curves)
     wide, low, high, ticks = _axis(low, high)
