@@ -157,7 +157,8 @@ def parameter_groups(
     for parameter in method.parameters():
         if not parameter.requires_grad or (tuning and not tuning.trains(parameter)):
             continue
-        rate = training.lr * (1.0 if id(parameter) in backbone else training.head_lr_multiple)
+        new = id(parameter) not in backbone or (tuning is not None and tuning.inserted(parameter))
+        rate = training.lr * (training.head_lr_multiple if new else 1.0)
         # Shrinking biases and the scales of normalisation layers regularises nothing.
         decay = training.weight_decay if parameter.ndim > 1 else 0.0
         phase = 0
@@ -166,8 +167,8 @@ def parameter_groups(
             decay = decay if tuning.decays(parameter) else 0.0
             # A fused optimiser wants all of a group to have taken equally many steps.
             phase = tuning.joins(parameter)
-        new = {"params": [], "lr": rate, "weight_decay": decay}
-        group = groups.setdefault((rate, decay, phase), new)
+        empty = {"params": [], "lr": rate, "weight_decay": decay}
+        group = groups.setdefault((rate, decay, phase), empty)
         group["params"].append(parameter)
     if not groups:
         raise DomadaptError("The network has no trainable parameter; unfreeze some of it.")

@@ -23,7 +23,8 @@ class Training:
         target_batch_size: where the target's differs; None takes `batch_size`.
         optimizer: AdamW, or SGD with Nesterov momentum.
         lr: learning rate of the backbone at its highest.
-        head_lr_multiple: factor on it for head, bottleneck and the method's own modules.
+        head_lr_multiple: factor on it for head, bottleneck, adapters, low-rank updates and the
+            method's own modules.
         weight_decay: decoupled (adamw) or L2 (sgd), on matrices and filters only.
         momentum: of SGD.
         schedule: over progress p: "constant"; "cosine" (to 0); "inverse", (1 + 10 p)^-0.75 as in
@@ -100,7 +101,6 @@ class Training:
         for name in ("weight_decay", "workers", "checkpoint_every", "warmup", "seed", "sam"):
             if not getattr(self, name) >= 0:
                 raise DomadaptError(f"{name} must not be negative; got {getattr(self, name)}.")
-
         read_strategy(self.finetune)
 
     def lr_factor(self, progress: float, schedule: str | None = None) -> float:

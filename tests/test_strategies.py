@@ -192,6 +192,13 @@ def test_rates_fall_with_the_depth() -> None:
     got = [rate[id(network.get_parameter(f"backbone.{i}.0.weight"))] for i in (0, 1, 2)]
     assert got == pytest.approx([0.0568957, 0.1479290, 0.3846154], rel=1e-5)
     assert rate[id(network.head.weight)] == pytest.approx(10.0)
+    adapted = trainer_of("adapters:4", lr=1.0, head_lr_multiple=10.0)
+    groups = make_optimizer(adapted.method, adapted.training, adapted.tuning).param_groups
+    named = dict(adapted.method.network.named_parameters())
+    rate = {id(p): g["lr"] for g in groups for p in g["params"]}
+    # What was put in is as new as the head; norms of the backbone are not.
+    assert rate[id(named["backbone.0.adapter.up.weight"])] == 10.0
+    assert rate[id(named["backbone.0.block.1.weight"])] == 1.0
     decayed = tuning("layer_decay:0.5")
     scales = [decayed.scale(decayed.network.get_parameter(f"backbone.{i}.0.bias")) for i in (0, 2)]
     assert scales == [0.125, 0.5]

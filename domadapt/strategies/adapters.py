@@ -151,14 +151,15 @@ def insert_adapters(network: Network, example: Inputs, width: int, seed: int) ->
 def _places(network: Network) -> list[str]:
     """The modules of the backbone that get an adapter behind them, by name."""
     blocks = network.blocks()
-    found = []
-    for name in depths(network).blocks:
-        if name not in blocks:  # a backbone without blocks has no place of its own
-            continue
+    # A backbone without blocks has no place of its own.
+    names = [name for name in depths(network).blocks if name in blocks]
+    within: list[str] = []
+    for name in names:
         inner = dict(blocks[name].named_modules())
-        within = next((p for p in _PLACES if all(place in inner for place in p)), None)
-        found += [name] if within is None else [f"{name}.{place}" for place in within]
-    return found
+        fits = next((p for p in _PLACES if all(place in inner for place in p)), ())
+        within += [f"{name}.{place}" for place in fits]
+    # Of a transformer the layers alone: its embeddings get none.
+    return within or names
 
 
 def _channels_first(block: nn.Module, width: int) -> bool:

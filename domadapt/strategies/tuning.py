@@ -92,6 +92,9 @@ class Tuning:
         """
         self.network, self.training, self.steps = network, training, steps
         self.copies = tuple(copies)
+        low_rank = [p for n, p in network.backbone.named_parameters() if "lora_" in n]
+        adapters = [p for m in adapter_modules(network) for p in m.parameters()]
+        self._inserted = {id(p) for p in (*low_rank, *adapters)}
         self.strategy = read_strategy(training.finetune)
         self.depths = depths(network)
         _check(network, self.strategy, self.depths)
@@ -139,12 +142,10 @@ class Tuning:
             pairs = backbone.named_parameters()
             return frozenset(id(p) for n, p in pairs if n.rpartition(".")[2] == "bias")
         if base == "lora":
-            return frozenset(id(p) for n, p in backbone.named_parameters() if "lora_" in n)
+            return frozenset(self._inserted)
         if base == "adapters":
             norms = [m for m in backbone.modules() if isinstance(m, _NORMS)]
-            return frozenset(
-                id(p) for m in (*norms, *adapter_modules(self.network)) for p in m.parameters()
-            )
+            return frozenset(self._inserted | {id(p) for m in norms for p in m.parameters()})
         return None
 
     def _step(self, share: float) -> int:
@@ -157,6 +158,10 @@ class Tuning:
         if id(parameter) not in self.depths.of:
             return True
         return any(id(parameter) in phase.trained for phase in self.phases)
+
+    def inserted(self, parameter: nn.Parameter) -> bool:
+        """Whether a parameter is of an adapter or a low-rank update: new, as the head is."""
+        return id(parameter) in self._inserted
 
     def joins(self, parameter: nn.Parameter) -> int:
         """The number of the first phase in which a parameter trains."""

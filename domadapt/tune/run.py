@@ -23,6 +23,7 @@ from domadapt.runs.candidate import (
 )
 from domadapt.runs.plan import make_plan
 from domadapt.selection.registry import get_validator
+from domadapt.strategies.tuning import prepare
 from domadapt.task import Domain, Task
 from domadapt.trainer import Trainer, make_accelerator
 from domadapt.tune.found import Tuned
@@ -245,7 +246,8 @@ def _spaces(
     found = {}
     for own, method in wanted.items():
         given = fixed.get(own, {})
-        network = search.plan.make_network(search.seed)
+        how, plan = search.training({}), search.plan
+        network = prepare(plan.make_network(search.seed), how.finetune, plan.example, search.seed)
         built = build_method(method, network, given)
         check_source(search.plan, built.name, built.needs_source, started=True)
         Trainer(built, search.plan.task, search.plan.views, search.training({})).rehearse()
