@@ -30,13 +30,17 @@ COLOURS = (SOURCE, TARGET, *CLASSES)
 MAX_NAME = 14
 
 
-def figure(study: LayerStudy) -> Figure:
+def figure(study: LayerStudy, *, titled: bool = True) -> Figure:
     """Both panels share the blocks as their axis, in the order in which a sample passes them.
 
     Above: points lost where a block (or a window around it) begins anew, with the interval over
     seeds; on the zero line the block's pre-training is worth nothing. Below: the score where all
     blocks up to this one keep their pre-training and the rest begins anew, and beside it that of a
     linear probe of the same block of the frozen network.
+
+    Args:
+        study: what was found.
+        titled: whether the story in a sentence stands above.
     """
     lost = {size: study.lost(size) for size in study.sizes}
     above = any(lost.values())
@@ -47,17 +51,18 @@ def figure(study: LayerStudy) -> Figure:
     count = len(study.blocks)
     width = min(max(6.4, 0.52 * count + 1.6), 13.0)
     rows = int(above) + int(below)
-    title = textwrap.wrap(headline(study), int(11 * width))
+    title = textwrap.wrap(headline(study), int(11 * width)) if titled else []
     drawn = _figure(width, 0.9 + 2.55 * max(rows, 1) + 0.2 * len(title) + 0.5)
     axes = drawn.subplots(max(rows, 1), 1, squeeze=False, sharex=True)[:, 0]
-    drawn.suptitle(
-        "\n".join(plain(line, 200) for line in title),
-        fontsize=10.5,
-        color=INK,
-        x=0.01,
-        ha="left",
-        fontweight="bold",
-    )
+    if title:
+        drawn.suptitle(
+            "\n".join(plain(line, 200) for line in title),
+            fontsize=10.5,
+            color=INK,
+            x=0.01,
+            ha="left",
+            fontweight="bold",
+        )
     if above:
         _draw_lost(axes[0], study, lost)
     if below:
@@ -131,7 +136,7 @@ def _draw_curves(ax: Axes, study: LayerStudy, curves: Sequence[str]) -> None:
             ax.axhline(
                 f * scratch.mean, color=colour, linewidth=1, alpha=0.8, linestyle=(0, (1, 3))
             )
-    _dress(ax, "What the blocks up to here are worth together, and what a probe reads here")
+    _dress(ax, "Score if only blocks up to here keep their pre-training; of a probe, here")
     ax.set_ylabel(f"held-out {METRIC_WORDS[study.metric]}{' (%)' if f == 100 else ''}")
     known = [v for v in seen if math.isfinite(v)]
     if f == 100 and known:

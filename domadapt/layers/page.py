@@ -29,7 +29,7 @@ def render(study: LayerStudy) -> str:
         study=study,
         headline=headline(study),
         headed=headed(study),
-        figure=_labelled(to_svg(figure(study), "layers"), in_words(study)),
+        figure=_labelled(to_svg(figure(study, titled=False), "layers"), in_words(study)),
         others=[_labelled(svg, words) for svg, words in drawn],
         tables=tables(study),
         readings=readings(study),
