@@ -40,9 +40,13 @@ from domadapt.runs.ray_server import (
 
 #: Bytes of the object store of an own cluster: cells are files, and hardly anything goes through.
 STORE = 100_000_000
+_START = (
+    "Start Ray there with `ray start --head`, or leave out the address for a cluster of this "
+    "machine alone."
+)
 #: Seconds between two looks at which machines there are.
 FIT = 2.0
-#: So many processes in a row that end before they say a word are no chance.
+#: So many processes in a row that end before they are ready are no chance.
 UNBORN = 3
 
 
@@ -65,11 +69,8 @@ def cluster(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address is not None and "://" in address:
-        raise DomadaptError(
-            f"The engine ray runs on a machine of the cluster and takes HOST:PORT or auto; got "
-            f"{address!r}. From outside submit the command with `ray job submit`."
-        )
+    if address not in (None, "auto"):
+        _check_answers(address)
     own: dict[str, Any] = {"address": address}
     if address is None:
         own = {"address": "local", "num_cpus": cores(), "include_dashboard": False}
@@ -79,13 +80,10 @@ def cluster(address: str | None = None) -> Iterator[None]:
     try:
         ray.init(**own, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise DomadaptError(
-            f"Ray could not be reached at {address}: {said[:400]} Start it with `ray start "
-            "--head`, or leave out the address for a cluster of this machine alone."
-            if address is not None
-            else f"Ray could not start on this machine: {said[:400]}"
-        ) from error
+        said = " ".join(str(error).split())[:400].rstrip(".")
+        if address is None:
+            raise DomadaptError(f"Ray could not start on this machine: {said}.") from error
+        raise DomadaptError(f"Ray cannot be used at {address}: {said}. {_START}") from error
     # What Ray prints of dead processes are pages of its own state; the results say what came of it.
     with contextlib.suppress(AttributeError):
         ray._private.worker._worker_logs_enabled = False
@@ -93,6 +91,20 @@ def cluster(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where nobody listens; Ray itself tries it for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise DomadaptError(
+            f"The address of a Ray cluster is HOST:PORT, or auto on one of its machines; got "
+            f"{address!r}. From outside submit the command with `ray job submit`."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as error:
+        raise DomadaptError(f"Nobody answers at {address} ({error}). {_START}") from error
 
 
 def _ray() -> Any:
@@ -447,7 +459,6 @@ class _Crew:
 
     def _heard_about(self, hand: _Hand, said: tuple[str, str, dict[str, str]]) -> None:
         hand.node, hand.host, theirs = said
-        self.unborn = 0
         for what, ours in versions_here().items():
             if theirs[what] != ours:
                 raise DomadaptError(
@@ -471,9 +482,10 @@ class _Crew:
         if lacks:
             self._tell(hand, "receive", lacks, *(self.parcels[path] for path in lacks))
         else:
-            hand.stage = "idle"
+            self._heard_receive(hand, None)
 
     def _heard_receive(self, hand: _Hand, said: None) -> None:
+        self.unborn = 0
         hand.stage = "idle"
 
     def _heard_prepare(self, hand: _Hand, said: tuple[str, dict[str, bytes]]) -> None:
@@ -525,7 +537,8 @@ class _Crew:
         hand.claims.close()
         self._kill(hand)
         why = _reason(error)
-        if hand.stage == "about":
+        # What its machine's end took with it says nothing of those that begin elsewhere.
+        if hand.stage in ("about", "begin", "receive") and "node has died" not in str(error):
             self.unborn += 1
             if self.unborn >= UNBORN or getattr(error, "actor_init_failed", False):
                 raise DomadaptError(
@@ -592,8 +605,10 @@ class _Crew:
 
 
 def _reason(error: Exception) -> str:
-    """The sentences of Ray's message that say what happened."""
+    """What happened, of the pages that Ray says: where a process did not start, the last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("The actor", "Task was", "Memory"))]
-    said = " ".join(telling[-1:] or lines[-1:] or [type(error).__name__])
-    return said.partition(" Some common causes")[0][:400]
+    if getattr(error, "actor_init_failed", False):
+        telling = lines
+    said = (telling or lines or [type(error).__name__])[-1]
+    return said.partition(" Some common causes")[0][:400].rstrip(".") + "."
