@@ -176,6 +176,9 @@ def test_interval_by_hand() -> None:
     assert compare.interval([0.5]) == (0.5, math.inf)
 
 
+ABOUT = {"steps": 6, "batch": 8, "block": 2, "threads": 1, "torch": "2"}
+
+
 def row(library: str, seed: int, accuracy: float, ratios: list[float]) -> dict[str, Any]:
     return {
         "task": TASK, "method": "dann", "library": library, "seed": seed, "accuracy": accuracy,
@@ -190,12 +193,18 @@ def test_summary_holds_the_bars_against_both_ratios() -> None:
     rows.append({"task": TASK, "method": "mcc", "library": "skada", "seed": 0, "failure": "no"})
     ours, theirs = compare.summary(rows, "cpu")
     assert "gain" not in ours
-    assert theirs["gain"] == pytest.approx(0.1)
-    assert theirs["accurate"]
+    assert theirs["gain"] == pytest.approx((0.1, 0.0), abs=1e-9)  # by pairs: no spread
+    assert theirs["apart"] is None
     assert theirs["loop"][0] == 1.5
     assert theirs["fast"] == [True, False]
-    worse = [{**r, "accuracy": 0.5 + 0.001 * r["seed"]} for r in rows[:3]] + rows[3:6]
-    assert not compare.summary(worse, "cpu")[1]["accurate"]
+    # The variant pairs with the peer by seed, here 0.85 - 0.80 and 0.87 - 0.81.
+    rows += [row(compare.APART, s, 0.85 + 0.02 * s, [1.0]) for s in range(2)]
+    gain, _ = compare.summary(rows, "cpu")[1]["apart"]
+    assert gain == pytest.approx(0.055)
+    table = compare.markdown({"about": ABOUT, "rows": rows}, compare.summary(rows, "cpu"))
+    assert "| dann | pytorch-adapt | 81.0 ± 2.5 (3) | +10.0 ± 0.0 | +5.5" in table
+    assert "1.3: met, missed" in table
+    assert "skada: failed, no" in table
 
 
 @pytest.mark.skipif(not hasattr(compare.os, "fork"), reason="jobs are forked")

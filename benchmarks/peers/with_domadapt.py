@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from domadapt.methods import build_method
@@ -26,6 +27,12 @@ def train(job: Job) -> Network:
     trainer = WatchedTrainer(method, job.plan.task, job.plan.views, job.training)
     trainer.turn = job.turn
     return trainer.fit(job.turn.on_log)
+
+
+def train_apart(job: Job) -> Network:
+    """BatchNorm sees one domain at a time, as it does in pytorch-adapt: a setting here."""
+    job.training = replace(job.training, batch_statistics="separate")
+    return train(job)
 
 
 #: The code of each method, for the count of lines; here data and network belong to it.
