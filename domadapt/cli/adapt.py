@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,11 +19,12 @@ from domadapt.cli.common import (
     check_metric,
     is_table,
     load,
+    reads_texts,
     say,
 )
 from domadapt.cli.flags import method_flags, training_flags
 from domadapt.errors import DomadaptError
-from domadapt.hf import PREFIX, is_hf, reads
+from domadapt.hf import PREFIX, is_hf
 
 if TYPE_CHECKING:
     from domadapt.task import Domain, Task
@@ -340,7 +340,9 @@ def make_task(request: dict[str, Any]) -> Task:
     some_table = any(is_table(place) for place in (*several, *more) if place is not None)
 
     text_column = request.get("text_column")
-    if text_column is None and _reads_texts(request["arguments"]):
+    arguments = request["arguments"]
+    model = arguments.get("model") or arguments.get("checkpoint_file")
+    if text_column is None and model is not None and reads_texts(model):
         text_column = "auto"
 
     def read(place: str, **more: Any) -> Domain:
@@ -375,15 +377,3 @@ def make_task(request: dict[str, Any]) -> Task:
             labelled = {"labelled": True} if name == "target_labelled" else {}
             options[name] = read(request[name], columns=asked, **labelled)
     return Task(sources if len(sources) > 1 else sources[0], target, **options)
-
-
-def _reads_texts(arguments: Mapping[str, Any]) -> bool:
-    """Whether the model that is named, or taken up again, takes texts."""
-    model, start = arguments.get("model"), arguments.get("checkpoint_file")
-    if model is not None and is_hf(model):
-        return reads(model) == "text"
-    if model is not None or start is None or not Path(start).is_dir():
-        return False
-    from domadapt.runs.saved import read_config
-
-    return bool(read_config(Path(start))["kind"] == "text")

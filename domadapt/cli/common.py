@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from domadapt.errors import DomadaptError
+from domadapt.hf import is_hf, reads
 
 if TYPE_CHECKING:
     from domadapt.task import Domain
@@ -94,6 +95,17 @@ def load(
         # Only tables have columns; arrays of the same width are as good.
         more = {**more, "columns": None, "text_column": None}
     return read(spec, label_column=label_column, group_column=group_column, data_root=root, **more)
+
+
+def reads_texts(model: str) -> bool:
+    """Whether a model takes texts: an encoder of Hugging Face, or that of a run's folder."""
+    if is_hf(model):
+        return reads(model) == "text"
+    if not Path(model).is_dir():
+        return False
+    from domadapt.runs.saved import read_config
+
+    return bool(read_config(Path(model))["kind"] == "text")
 
 
 def is_table(spec: str) -> bool:

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from domadapt.cli.common import DataRoot, GroupColumn, LabelColumn, app, load, say
+from domadapt.cli.common import (
+    DataRoot,
+    GroupColumn,
+    LabelColumn,
+    TextColumn,
+    app,
+    load,
+    reads_texts,
+    say,
+)
 from domadapt.errors import DomadaptError
 
 group = typer.Typer(
@@ -44,6 +53,7 @@ def rank(
         Path | None, typer.Option(help="Folder for rank.json, rank.md, rank.png and rank.svg.")
     ] = None,
     label_column: LabelColumn = None,
+    text_column: TextColumn = None,
     group_column: GroupColumn = None,
     data_root: DataRoot = None,
     task_type: Annotated[
@@ -83,6 +93,7 @@ def rank(
         data_root,
         labelled=True,
         regression=task_type == "regression",
+        text_column=text_column or ("auto" if any(map(reads_texts, models)) else None),
     )
     found = ranked(
         models,
