@@ -295,3 +295,69 @@ def test_the_best_strategy_is_kept_as_a_run(tmp_path: Path) -> None:
     assert kept == found.best().strategy
     p = predict(load_run(tmp_path / "model"), data(shift=0.0, seed=11))
     assert (p.argmax(1).numpy() == arrays(n=90)[1]).mean() > 0.6
+
+
+# The command
+
+
+def run_command(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    from domadapt import cli
+
+    monkeypatch.setattr("sys.argv", ["domadapt", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capsys.readouterr()
+    return int(end.value.code or 0), said.out, said.err  # type: ignore[arg-type]
+
+
+def in_this_process(cells: Cells, wanted: list, work: object, **_: object) -> None:  # type: ignore[type-arg]
+    for cell in engine.shared(cells, wanted):
+        cells.perform(cell, work)  # type: ignore[arg-type]
+
+
+MODEL = """
+import torch
+from torch import nn
+
+def backbone():
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Sequential(nn.Linear(6, 8), nn.ReLU()), nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    ), {"mean": [0.0], "std": [1.0]}
+"""
+
+
+def test_the_command_compares_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "run", in_this_process)
+    x, y = arrays(n=60)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    (tmp_path / "model.py").write_text(MODEL)
+    words = "finetune data.npz --model model.py:backbone --strategy full,lp_ft --folds 2"
+    words += " --steps 6 --batch-size 8 --workers 0 --device cpu --out found"
+    code, out, err = run_command([*words.split(), "--compare"], monkeypatch, capsys)
+    assert (code, "from scratch" in out) == (0, True), err
+    held = sorted(p.name for p in (tmp_path / "found").glob("finetune.*"))
+    assert held == ["finetune.html", "finetune.json", "finetune.md"]
+    assert not (tmp_path / "found" / "model").exists()
+
+
+def test_the_command_refuses_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "data.npz", x=arrays(n=30)[0], y=arrays(n=30)[1])
+    for words, said in (
+        (["data.npz"], "needs one pre-trained model"),
+        (["data.npz", "--model", "mlp"], "random weights"),
+        (["data.npz", "--model", "mlp", "--strategy", "half"], "no fine-tuning strategy 'half'"),
+        (["data.npz", "--from", "runs/a", "--weights", "w.pth"], "a run has its own"),
+    ):
+        code, _, err = run_command(["finetune", *words], monkeypatch, capsys)
+        assert code == 2
+        assert said in err
+        assert err.count("\n") == 1

@@ -83,6 +83,17 @@ def finetune_command(
     augment: Annotated[
         str | None, typer.Option(help="Augmentation; see adapt.", rich_help_panel="Data")
     ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(help="Column of a table that holds texts.", rich_help_panel="Data"),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens that texts are cut to.", rich_help_panel="Data")
+    ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="Of a model of Hugging Face: mean, first or hf.", rich_help_panel="Data"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds and of what smaller sets hold.")] = 0,
     **training: Any,
 ) -> None:
@@ -104,14 +115,21 @@ def finetune_command(
     from domadapt.finetune.study import finetune as study
     from domadapt.finetune.study import save_model
 
-    domain = load(source, label_column, group_column, data_root, labelled=True)
-    columns = getattr(domain.samples, "columns", None)
+    words = {"labelled": True, "text_column": text_column}
+    domain = load(source, label_column, group_column, data_root, **words)
+    columns = getattr(domain.samples, "columns", None) if text_column is None else None
     scored = None
     if test is not None:
-        scored = load(test, label_column, None, data_root, labelled=True, columns=columns)
+        scored = load(test, label_column, None, data_root, columns=columns, **words)
     chosen = str(from_) if from_ is not None else f"{model}={weights}" if weights else str(model)
     asked = {k: v for k, v in training.items() if v is not None}
-    options: dict[str, Any] = {"training": asked, "image_size": image_size, "augment": augment}
+    options: dict[str, Any] = {
+        "training": asked,
+        "image_size": image_size,
+        "augment": augment,
+        "max_length": max_length,
+        "pooling": pooling,
+    }
     found = study(
         domain,
         chosen,

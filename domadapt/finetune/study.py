@@ -144,6 +144,8 @@ def finetune(
     training: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     augment: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
     split_seed: int = 0,
     processes: int | None = None,
     retry: bool = False,
@@ -171,7 +173,7 @@ def finetune(
         seeds: how many trainings of each cell's kind, of weights, order and augmentation.
         level: the accuracy that steps are counted to.
         training: settings of `Training` for all of them.
-        image_size, augment: as of `adapt`.
+        image_size, augment, max_length, pooling: as of `adapt`.
         split_seed: of the folds and of what smaller sets hold.
         processes: how many at a time; by default one per core.
         retry: run failed cells again.
@@ -194,6 +196,8 @@ def finetune(
         training=training,
         image_size=image_size,
         augment=augment,
+        max_length=max_length,
+        pooling=pooling,
         split_seed=split_seed,
     )
     if level is not None and not 0 < level <= 1:
@@ -233,6 +237,8 @@ def planned(
     training: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     augment: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
     split_seed: int = 0,
 ) -> tuple[FineTuneWork, list[Cell]]:
     """The cells of a comparison and what computes them; refuses what could not be done."""
@@ -261,7 +267,16 @@ def planned(
     many = (1 if test is not None else 3) if folds is None else folds
     check_folds(many, test is not None)
     work = FineTuneWork(
-        domain, test, model, dict(training or {}), many, image_size, augment, split_seed
+        domain,
+        test,
+        model,
+        dict(training or {}),
+        many,
+        image_size,
+        augment,
+        split_seed,
+        max_length,
+        pooling,
     )
     asked = read_sizes(sizes or (SIZES if compare else (ALL,)))
     task = work.task()
@@ -421,6 +436,8 @@ def save_model(
     training: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     augment: str | None = None,
+    max_length: int | None = None,
+    pooling: str | None = None,
     seed: int = 0,
 ) -> str:
     """Train the best strategy on the labelled data and keep it as a run in ``out/model``.
@@ -434,7 +451,17 @@ def save_model(
     folder = out / "model"
     if (folder / "config.json").exists():
         return chosen
-    work = FineTuneWork(domain, None, model, dict(training or {}), 2, image_size, augment)
+    work = FineTuneWork(
+        domain,
+        None,
+        model,
+        dict(training or {}),
+        2,
+        image_size,
+        augment,
+        max_length=max_length,
+        pooling=pooling,
+    )
     task = work.task()
     named = isinstance(model, str) and not Path(model).is_dir()
     name, _, weights = str(model).partition("=")
@@ -448,6 +475,8 @@ def save_model(
         training={"steps": STEPS, **(training or {}), "finetune": chosen},
         image_size=image_size,
         augment=augment,
+        max_length=max_length,
+        pooling=pooling,
         seed=seed,
         look=False,
         resume=folder.exists(),

@@ -56,7 +56,7 @@ class FineTuneWork:
         model: of `domadapt.layers.subject.subject_of`.
         training: settings that differ from the defaults.
         folds: how many; 1 with `test`.
-        image_size, augment: as of `domadapt.runs.plan.ModelSpec`.
+        image_size, augment, max_length, pooling: as of `domadapt.runs.plan.ModelSpec`.
         split_seed: of the folds and of the order in which samples are taken.
     """
 
@@ -68,6 +68,8 @@ class FineTuneWork:
     image_size: int | None = None
     augment: str | None = None
     split_seed: int = 0
+    max_length: int | None = None
+    pooling: str | None = None
 
     def task(self) -> Task:
         """The labelled data as a task; its splits are not those of a comparison."""
@@ -78,7 +80,14 @@ class FineTuneWork:
 
     def subject(self, task: Task) -> Subject:
         """The pre-trained network for it."""
-        return subject_of(self.model, task, image_size=self.image_size, augment=self.augment)
+        return subject_of(
+            self.model,
+            task,
+            image_size=self.image_size,
+            augment=self.augment,
+            max_length=self.max_length,
+            pooling=self.pooling,
+        )
 
     def fold(self, task: Task, number: int) -> Fold:
         """What is trained with and what is scored; each sample is scored in one fold."""
@@ -123,7 +132,9 @@ class FineTuneWork:
     def __call__(self, cell: Cell, room: Path, made: Path, cells: Cells) -> dict[str, Any]:
         """Train and score a cell; its result as plain data."""
         asked = cell.config
-        task = self.task()
+        subject = self.subject(self.task())
+        # Of texts these are tokens.
+        task = subject.task
         fold = self.fold(task, asked["fold"])
         assert fold.train.y is not None
         size = read_size(asked["size"])
@@ -131,8 +142,7 @@ class FineTuneWork:
         part = dataclasses.replace(
             fold.train, indices=fold.train.indices[index], y=fold.train.y[index]
         )
-        subject = self.subject(task)
-        small = copy.copy(subject.task)
+        small = copy.copy(task)
         small.source_train, small.source_val = part, fold.test
         how = self.how(subject.kind, cell.method, cell.seed)
         network = self.network(subject, cell.method, how)
