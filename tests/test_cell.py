@@ -154,6 +154,21 @@ def test_sharing_gives_each_cell_once(tmp_path: Path) -> None:
     assert min(map(len, had)) >= 3
 
 
+def test_what_a_kill_left_of_a_finished_cell_is_swept(tmp_path: Path) -> None:
+    cells, done, other = Cells(tmp_path), cell(seed=1), cell(seed=2)
+    cells.perform(done, work)
+    rooms = [tmp_path / "work" / one.key for one in (done, other)]
+    for room in rooms:
+        room.mkdir()
+    cells.sweep()
+    # What is not finished goes on from its room.
+    assert [room.exists() for room in rooms] == [False, True]
+    for one in shared(cells, [done, other]):
+        rooms[0].mkdir()
+        cells.perform(one, work)
+    assert [room.exists() for room in rooms] == [False, False]
+
+
 def slow(*given: Any) -> dict[str, Any]:
     time.sleep(0.02)
     return work(*given)

@@ -187,6 +187,16 @@ class Cells:
         write_json(made / RESULT, found)
         self._named(key, made)
 
+    def sweep(self) -> None:
+        """Remove what a kill left of cells that were finished a moment before."""
+        with os.scandir(self._made("work")) as found:
+            left = [entry.name for entry in found]
+        for name in left:
+            if self.finished(name):
+                with self.claim(name) as mine:
+                    if mine:
+                        shutil.rmtree(self.folder / "work" / name, ignore_errors=True)
+
     def forget_failures(self) -> int:
         """Let failed cells be run again; returns how many there were."""
         failed = [key for key in self.keys() if self.error(key) is not None]

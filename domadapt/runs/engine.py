@@ -74,6 +74,7 @@ def shared(cells: Cells, all_of_them: Sequence[Cell], first: int = 0) -> Iterato
                 pending[name] = [c for c in pending[name] if not cells.finished(c.key)]
         if not worked and any(pending.values()):
             time.sleep(PAUSE)
+    cells.sweep()
 
 
 def _due(cells: Cells, cell: Cell) -> bool:
