@@ -45,7 +45,8 @@ def where(cell: Cell, room: Path, made: Path, cells: Cells) -> dict[str, Any]:
     """A cell that says where it was made, and reads what it needs."""
     meet = Path(cell.config["meet"])
     (meet / os.environ.get(NODE, "1")).touch()
-    # However late the second node begins, something is left for it.
+    # However late one of the nodes begins, something is left for it.
+    wait_for(meet / "1")
     wait_for(meet / "2")
     needed = [cells.place(key) / "output.txt" for key in cell.needs]
     text = "".join(file.read_text() for file in needed) + cell.method

@@ -346,8 +346,10 @@ def test_results_go_back_where_the_folder_is_not_seen(second: Any, tmp_path: Pat
     cells = ray_works.Hidden(tmp_path)
     meet = {"meet": str(tmp_path / "meet")}
     (tmp_path / "meet").mkdir()
-    first = [Cell(task, "first", seed, meet) for task in "ab" for seed in range(3)]
-    then = [Cell(c.task, "then", c.seed, meet, (c.key,)) for c in first]
+    config = {**meet, "method": "first"}
+    first = [Cell(task, "first", seed, config) for task in "ab" for seed in range(3)]
+    config = {**meet, "method": "then"}
+    then = [Cell(c.task, "then", c.seed, config, (c.key,)) for c in first]
     ray_engine.run(cells, [*first, *then], ray_works.where)
     results = [cells.result(c.key) for c in [*first, *then]]
     assert {r["node"] for r in results} == {"1", "2"}
