@@ -68,8 +68,8 @@ def finetune_command(
     accuracy: Annotated[
         float | None,
         typer.Option(
-            help="Count steps to this accuracy, such as 0.9. Default: what training from scratch "
-            "ends with."
+            help="Count steps to this accuracy, such as 0.9. Default: 95 % of what training from "
+            "scratch ends with."
         ),
     ] = None,
     processes: Annotated[int | None, typer.Option(help="Trainings at a time.")] = None,

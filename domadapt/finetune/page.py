@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from domadapt.finetune.study import Comparison, Row
+from domadapt.finetune.study import NEAR, Comparison, Row
 from domadapt.finetune.work import SCRATCH
 from domadapt.report.figures import (
     AFTER,
@@ -111,7 +111,7 @@ def _steps(row: Row) -> str:
 
 def _level(comparison: Comparison) -> str:
     if comparison.level is None:
-        return "what training from scratch ends with"
+        return f"{100 * NEAR:g} % of from scratch"
     return f"{100 * comparison.level:g} %"
 
 
@@ -221,9 +221,11 @@ def size_figure(comparison: Comparison) -> Figure:
     """Accuracy over the number of training samples, with spreads; dashed: from scratch."""
     drawn = _figure(6.4, 3.6)
     ax = drawn.subplots()
-    for name in comparison.strategies:
+    names = comparison.strategies
+    for number, name in enumerate(names):
         rows = [r for r in comparison.rows if r.strategy == name]
-        x = [r.samples for r in rows]
+        # A little apart, so that no spread hides another.
+        x = [r.samples * 1.025 ** (number - (len(names) - 1) / 2) for r in rows]
         means, spreads = zip(*(r.accuracy for r in rows), strict=True)
         ax.errorbar(
             x,
@@ -237,6 +239,9 @@ def size_figure(comparison: Comparison) -> Figure:
             capsize=2,
         )
     ax.set_xscale("log")
+    measured = sorted({r.samples for r in comparison.rows})
+    ax.set_xticks(measured, [f"{n:,.0f}" for n in measured])
+    ax.set_xticks([], minor=True)
     _dress(ax, "Accuracy on held-out data")
     ax.set(xlabel="training samples (logarithmic)", ylabel="%")
     _marks(drawn, ax, comparison)

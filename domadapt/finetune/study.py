@@ -34,6 +34,8 @@ from domadapt.transfer.models import labels_of
 #: Sizes that `compare` measures where none are said.
 SIZES = ("1/class", "5/class", "20/class", ALL)
 SCHEMA = 1
+#: The share of the accuracy of training from scratch that steps are counted to.
+NEAR = 0.95
 #: What changes no result.
 _IDLE = ("workers", "checkpoint_every", "device", "seed")
 
@@ -83,8 +85,8 @@ class Comparison:
         domain, test: names of the data; `test` is None where folds were scored.
         model: as it was asked for.
         classes: their number. samples: of the labelled data. folds, seeds: how many.
-        level: the accuracy that steps are counted to; None for that which training from scratch
-            ends with at the same size.
+        level: the accuracy that steps are counted to; None for `NEAR` of that which training from
+            scratch ends with at the same size.
         rows: strategies as they were asked for, training from scratch last, by size.
         training: the settings of each strategy.
         failures: trainings that failed, with their reasons.
@@ -171,7 +173,8 @@ def finetune(
             part of the larger ones.
         folds: by default 3; 1 with `test`.
         seeds: how many trainings of each cell's kind, of weights, order and augmentation.
-        level: the accuracy that steps are counted to.
+        level: the accuracy that steps are counted to; by default 95 % of what training from scratch
+            ends with at the same size.
         training: settings of `Training` for all of them.
         image_size, augment, max_length, pooling: as of `adapt`.
         split_seed: of the folds and of what smaller sets hold.
@@ -408,7 +411,7 @@ def _compared(
     scratch = {r.size: r for r in rows if r.strategy == SCRATCH}
     at = level
     if at is None and row.size in scratch:
-        at = scratch[row.size].accuracy[0]
+        at = NEAR * scratch[row.size].accuracy[0]
     if at is not None:
         curves = [[(int(s), float(v)) for s, v in r["curve"]] for r in results]
         found = [steps_to(curve, at) for curve in curves]
