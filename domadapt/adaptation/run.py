@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from domadapt.adaptation.folder import check_folder, open_folder, save
+from domadapt.adaptation.layers import analysed, check_analyse
 from domadapt.adaptation.measure import Measured, measure, shape_of, unknown_of
 from domadapt.adaptation.request import (
     DEFAULT_METHOD,
@@ -92,6 +93,7 @@ def adapt(
     track: str | None = None,
     resume: bool = False,
     look: bool = True,
+    analyse: Sequence[str] = (),
     progress: Progress | None = None,
     command: str | None = None,
     request: Mapping[str, Any] | None = None,
@@ -135,6 +137,8 @@ def adapt(
         track: "tensorboard" or "wandb": send the learning curves there, through accelerate.
         resume: go on with the run in `out`.
         look: compute t-SNE maps and measures of shift for the report.
+        analyse: what the report says beside that: ``"layers"``, linear probes and CKA of each
+            block, of both domains and before and after adaptation.
         progress: is told of stages and losses.
         command: what repeats the run, for the report.
         request: kept as ``run.json`` once all of it was accepted, for `domadapt adapt --resume`.
@@ -170,6 +174,7 @@ def adapt(
     cache = None if folder is None else folder / "cache"
     plan = make_plan(task, spec, module, cache, device)
     check_leaves(plan, export)
+    check_analyse(analyse, plan)
     how = training_for(plan.kind, overrides)
     # A wrong setting is refused before anything is trained or written.
     candidates, unfit = _checked(plan, candidates, how, method == AUTO)
@@ -193,6 +198,10 @@ def adapt(
         looked_at = look and one.name in (BASELINE, kept, shown)
         found = measure(one, plan, device, seed, looked_at)
         measured.append(_with_evidence(found, judged))
+    layers = None
+    if "layers" in analyse:
+        after = next((t for t in trained if t.name == shown), None)
+        layers = analysed(plan, trained[0], after, device)
     chosen = next(m for m in measured if m.candidate.name == kept)
     if calibration is not None:
         chosen = _calibrated(chosen, calibration, task)
@@ -226,6 +235,7 @@ def adapt(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         warnings=warnings_of(trained, measured, task, shown),
         verdict=verdict,
+        layers=layers,
     )
     if folder is not None and is_main_process():
         if progress is not None:
@@ -246,6 +256,7 @@ def check(
     seed: int = 0,
     export: Sequence[str] = ("pt2",),
     track: str | None = None,
+    analyse: Sequence[str] = (),
     **spec: Any,
 ) -> str:
     """What `adapt` would do with the same arguments, in words; refuses what it would refuse.
@@ -259,6 +270,7 @@ def check(
         spec["bottleneck"] = BOTTLENECK["frozen"]
     plan = make_plan(task, spec_of(model, **{**spec, "freeze": False}, export=export))
     check_leaves(plan, export)
+    check_analyse(analyse, replace(plan, kind="frozen") if spec.get("freeze") else plan)
     kind = "frozen" if spec.get("freeze") else plan.kind
     how = training_for(kind, {**(training or {}), "seed": seed})
     if spec.get("freeze"):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from domadapt.doctor.findings import alignment
 from domadapt.regression import written
-from domadapt.report import figures, trust
+from domadapt.report import figures, layers, trust
 from domadapt.report.regression import Row, per_output, value_panels
 from domadapt.report.report import BASELINE, Candidate, Report
 from domadapt.report.summary import estimate_in_words, overruled, refusals, sorted_warnings
@@ -296,6 +296,22 @@ def _confusions(
     return drawn
 
 
+def _layers(report: Report, draw: _Drawer) -> dict[str, Any] | None:
+    """The analysis of the blocks: its sentence and its panels; None where none was asked for."""
+    data = report.layers
+    if data is None:
+        return None
+    blocks = data["blocks"]
+    drawn = [
+        draw(
+            layers.panel_figure(blocks, title, axis, lines, factor),
+            layers.in_words(blocks, title, lines, factor),
+        )
+        for title, axis, lines, factor in layers.panels(data)
+    ]
+    return {"sentence": layers.sentence(data), "figures": drawn}
+
+
 def _confidences(shown: Sequence[Candidate], draw: _Drawer) -> list[Markup]:
     with_shares = [c for c in shown if c.confidence]
     top = max((100 * max(v) for c in with_shares for v in c.confidence.values()), default=100.0)
@@ -433,6 +449,7 @@ def render(report: Report) -> str:
         else _confusions(shown if len(names) <= figures.MAX_ANNOTATED else [main], names, draw),
         large=len(names) > figures.MAX_ANNOTATED,
         confidences=_confidences(shown, draw),
+        layers=_layers(report, draw),
         settings=_settings(report),
     )
 

@@ -111,6 +111,8 @@ class Report:
         warnings: sentences that a reader must not miss.
         verdict: which model was chosen and why, from evidence without target labels
             (`domadapt.selection.verdict.Verdict`) as a dictionary; None of a regression.
+        layers: probes and CKA of each block (`domadapt.adaptation.layers.analysed`) where that was
+            asked for.
         schema_version: of this form.
     """
 
@@ -126,6 +128,7 @@ class Report:
     created: str
     warnings: list[str] = field(default_factory=list)
     verdict: dict[str, Any] | None = None
+    layers: dict[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
