@@ -34,7 +34,7 @@ class Training:
         finetune: which parameters train, when and how fast: full, feature_extraction, partial:K
             (the last K blocks), lp_ft (the head alone first), gradual (block after block from the
             top), bitfit, adapters:WIDTH, lora:RANK; with +discriminative, +layer_decay:RATE or
-            +l2_sp; or ulmfit.
+            +l2_sp; or ulmfit. See `domadapt list strategies`.
         clip: largest norm of the network's gradient, and, apart from it, of the method's own
             modules; None does not clip.
         accumulate: batches whose gradients are averaged into one step.

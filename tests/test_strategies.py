@@ -20,7 +20,7 @@ from domadapt.network import Network
 from domadapt.strategies.adapters import Adapted, Adapter, insert_adapters, restore_adapters
 from domadapt.strategies.depth import depths
 from domadapt.strategies.lora import merged
-from domadapt.strategies.spec import read_strategy
+from domadapt.strategies.spec import read_strategy, table
 from domadapt.strategies.tuning import Tuning, in_words, prepare, tuning_of
 from domadapt.trainer import Trainer, make_optimizer
 from domadapt.training import Training
@@ -76,6 +76,13 @@ def test_a_strategy_is_read_with_its_defaults() -> None:
     assert ulmfit.decay == pytest.approx(1 / 2.6)
     assert read_strategy("l2_sp").base == "full"
     assert not read_strategy("l2_sp").plain
+
+
+def test_the_list_names_every_part_as_it_may_be_said() -> None:
+    shown = [name for name, _, _ in table()]
+    assert {"partial:1", "lora:8", "+l2_sp:0.1", "ulmfit", "full"} <= set(shown)
+    for name in shown:
+        assert read_strategy(name.removeprefix("+")).text == name.removeprefix("+")
 
 
 @pytest.mark.parametrize(

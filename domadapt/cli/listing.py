@@ -14,14 +14,16 @@ from domadapt.cli.common import DataRoot, app
 
 @app.command("list")
 def list_(
-    what: Annotated[Literal["methods", "models", "tasks", "validators"], typer.Argument()],
+    what: Annotated[
+        Literal["methods", "models", "tasks", "validators", "strategies"], typer.Argument()
+    ],
     long: Annotated[
         bool,
         typer.Option("--long", help="Methods: paper, defaults, cost and measured accuracy too."),
     ] = False,
     data_root: DataRoot = None,
 ) -> None:
-    """List what can be chosen: methods, models, tasks or validators."""
+    """List what can be chosen: methods, models, tasks, validators, or strategies of fine-tuning."""
     from rich.console import Console
     from rich.table import Table
 
@@ -57,6 +59,10 @@ def _listing(
         from domadapt.backbones import backbone_names
 
         return ["model", "what it is"], backbone_names()
+    if what == "strategies":
+        from domadapt.strategies.spec import table as strategies
+
+        return ["strategy", "what it means", "paper"], strategies()
     if what == "validators":
         from domadapt.selection.registry import validators
 

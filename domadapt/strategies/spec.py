@@ -26,6 +26,18 @@ MODIFIERS: dict[str, tuple[float, str]] = {
 }
 #: Several parts in one word.
 RECIPES = {"ulmfit": "gradual+discriminative"}
+#: Where each comes from.
+PAPERS = {
+    "lp_ft": "(Kumar et al., 2022, arXiv:2202.10054)",
+    "gradual": "(Howard and Ruder, 2018, arXiv:1801.06146)",
+    "discriminative": "(Howard and Ruder, 2018, arXiv:1801.06146)",
+    "ulmfit": "(Howard and Ruder, 2018, arXiv:1801.06146)",
+    "bitfit": "(Ben Zaken et al., 2022, arXiv:2106.10199)",
+    "adapters": "(Houlsby et al., 2019, arXiv:1902.00751)",
+    "lora": "(Hu et al., 2022, arXiv:2106.09685)",
+    "layer_decay": "(Clark et al., 2020, arXiv:2003.10555)",
+    "l2_sp": "(Li et al., 2018, arXiv:1802.01483)",
+}
 _WHOLE = ("partial", "adapters", "lora")
 _SHARES = ("lp_ft", "gradual", "layer_decay")
 
@@ -63,6 +75,18 @@ class Strategy:
     def plain(self) -> bool:
         """Whether it is nothing but training everything."""
         return self.base == "full" and self.decay == 1 and not self.l2_sp
+
+
+def table() -> list[tuple[str, str, str]]:
+    """Every part of a strategy as it is said with its default, what it means, and its paper."""
+    parts = {**BASES, **MODIFIERS}
+    rows = []
+    for name, (number, what) in parts.items():
+        shown = f"{'+' * (name in MODIFIERS)}{name}{'' if number is None else f':{number:g}'}"
+        rows.append((shown, what, PAPERS.get(name, "")))
+    for name, same in RECIPES.items():
+        rows.append((name, f"{same} with slanted triangular rates", PAPERS[name]))
+    return rows
 
 
 @cache
