@@ -150,16 +150,6 @@ def test_training_goes_on_with_the_same_bits(bert: str, tmp_path: Path) -> None:
     assert not same_bits(trainer(bert, None, seed=1).fit(), whole)
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["dann", "cdan", "mcc", "dan", "fixmatch", "mean_teacher", "adamatch", "atdoc", "shot"],
-)
-def test_methods_train_an_encoder(bert: str, method: str) -> None:
-    network = trainer(bert, None, method, steps=3).fit()
-    before = make_plan(text_task(), ModelSpec(bert)).make_network(0)
-    assert not same_bits(network.backbone, before.backbone)
-
-
 def test_a_text_is_learnt(bert: str) -> None:
     fitted = trainer(bert, None, "source_only", steps=60, lr=5e-3, batch_size=16).fit()
     plan = make_plan(text_task(), ModelSpec(bert))
