@@ -29,7 +29,18 @@ ORACLE = "oracle"
 METRICS = ("accuracy", "per_class_mean", "macro_f1")
 #: How a target may be scored: on the unlabelled samples trained with, or on others.
 PROTOCOLS = ("transductive", "inductive")
-_MODEL = ("name", "weights", "head", "freeze", "bottleneck", "image_size", "augment", "checkpoint")
+_MODEL = (
+    "name",
+    "weights",
+    "head",
+    "freeze",
+    "bottleneck",
+    "image_size",
+    "augment",
+    "checkpoint",
+    "max_length",
+    "pooling",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,8 @@ class Suite:
             tuned.
         seeds: of weights, order, augmentation and dropout; a number n stands for 0 to n - 1.
         model: ``name``, ``weights``, ``checkpoint``, ``head``, ``freeze``, ``bottleneck``,
-            ``image_size``, ``augment``, as for `adapt`; the same for all.
+            ``image_size``, ``augment``, ``max_length``, ``pooling``, as for `adapt`; the same for
+            all.
         training: settings of `Training` that differ from the default of the kind of backbone; the
             same for all.
         validators: the label-free scores that pick a candidate in the leaderboard, beside the
