@@ -123,6 +123,11 @@ def join(parts: list[Inputs]) -> Inputs:
         return torch.cat(tensors)
     joined: dict[str, Tensor] = {}
     dicts = [p for p in parts if isinstance(p, dict)]
+    if len(dicts) < len(parts) or len({frozenset(d) for d in dicts}) > 1:
+        raise DomadaptError(
+            "Source and target texts must be of one form, all single texts or all pairs; got the "
+            f"fields {' and '.join(', '.join(d) for d in dicts)}."
+        )
     for key in dicts[0]:
         fields = [d[key] for d in dicts]
         if fields[0].ndim > 1:

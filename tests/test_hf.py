@@ -315,3 +315,28 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(DomadaptError, match="an encoder alone is required"):
         build_encoder(f"hf:{tmp_path}")
+
+
+def test_pairs_and_single_texts_do_not_mix(bert: str) -> None:
+    pairs = from_texts([("the lid", t) for t in texts("books", 20)[0]], [0, 1] * 10)
+    plan = make_plan(Task(pairs, domain("pans", 20, False)), ModelSpec(bert))
+    method = build_method("dann", plan.make_network(0), {})
+    with pytest.raises(DomadaptError, match="all single texts or all pairs"):
+        Trainer(method, plan.task, plan.views, Training(device="cpu")).fit()
+    alike = from_texts([("the lid", t) for t in texts("pans", 20)[0]])
+    plan = make_plan(Task(pairs, alike), ModelSpec(bert))
+    method = build_method("dann", plan.make_network(0), {})
+    Trainer(method, plan.task, plan.views, Training(steps=2, batch_size=4, device="cpu")).fit()
+
+
+def test_a_model_that_has_no_token_for_padding(tmp_path: Path) -> None:
+    name = tiny_bert(tmp_path, "gpt2", pad_token_id=None, eos_token_id=3)
+    encoder = build_encoder(name)[0].eval()
+    assert encoder.pad_id == 3
+    tokenizer = tokenizer_of(name)
+    some = texts("books", 6)[0]
+    with torch.no_grad():
+        alone = torch.cat([encoder(tokenizer([text])) for text in some])
+        torch.testing.assert_close(encoder(tokenizer(some)), alone, atol=1e-5, rtol=0)
+    with pytest.raises(DomadaptError, match="linear layer with a bias"):
+        build_encoder(name, pooling="hf")
