@@ -166,6 +166,14 @@ def adapt(
         Literal["tensorboard", "wandb"] | None,
         typer.Option(help="Send the curves to a tracker.", rich_help_panel="Output"),
     ] = None,
+    analyse: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="layers: what a linear probe reads in each block, and how alike each block is "
+            "between the domains and before and after adaptation.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel="Output")
     ] = False,
@@ -233,6 +241,7 @@ def adapt(
                 "seed": seed,
                 "export": sorted({"pt2", *(export or [])}),
                 "track": log_with,
+                **({} if analyse is None else {"analyse": sorted(set(analyse))}),
             },
             "metric": metric,
         }
