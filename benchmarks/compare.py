@@ -4,10 +4,11 @@
     python benchmarks/compare.py --skada-python skada/bin/python    # and skada, see below
     python benchmarks/compare.py --tasks printed-handwritten-mlp --methods dann --seeds 1
 
-What is the same for all: tensors, splits, network and its first weights, discriminator and its
-first weights, batch size, steps, AdamW without decay, cosine schedule, weights of the losses,
-threads. How each library is used stands in `peers/`, one file each. Target labels are read once,
-after training, by the same code for all; nothing was tuned for this comparison.
+What is the same for all: tensors, splits, network, its first weights and memory format (without
+channels_last, a convolution net would be slower in the peers), discriminator and its first weights,
+batch size, steps, AdamW without decay, cosine schedule, weights of the losses, threads. How each
+library is used stands in `peers/`, one file each. Target labels are read once, after training, by
+the same code for all; nothing was tuned for this comparison.
 
 Each library trains in a process of its own. The processes take turns, a block of steps each, one
 at a time, so that whatever else the machine does meets all of them; a ratio is that of one block

@@ -160,11 +160,14 @@ def prepare(task: str, model: dict[str, Any]) -> Plan:
 
 
 def make_job(plan: Plan, method: str, training: Training, block: int = 0) -> Job:
-    """The job of one method, method and weights by the seed of `training`."""
+    """The job of one method, its weights by the seed of `training`."""
     y_s = plan.task.source_train.y
     assert y_s is not None
     x_s, x_t = inputs(plan.task.source_train, plan), inputs(plan.task.target_train, plan)
     network = plan.make_network(training.seed).train()
+    if x_s.ndim == 4:
+        # The layout that the Trainer gives a convolution net; a line for a user of a peer.
+        network.to(memory_format=torch.channels_last)
     torch.manual_seed(training.seed)
     return Job(method, plan, training, network, Turn(block), x_s, y_s, x_t)
 
