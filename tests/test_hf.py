@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +343,41 @@ def test_a_model_that_has_no_token_for_padding(tmp_path: Path) -> None:
         torch.testing.assert_close(encoder(tokenizer(some)), alone, atol=1e-5, rtol=0)
     with pytest.raises(DomadaptError, match="linear layer with a bias"):
         build_encoder(name, pooling="hf")
+
+
+def test_weights_of_another_model_are_refused(bert: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other"
+    shutil.copytree(folder_of(bert), other)
+    state = {f"wrapped.{k}": v for k, v in load_file(other / "model.safetensors").items()}
+    save_file(state, other / "model.safetensors", metadata={"format": "pt"})
+    refused(f"hf:{other}", "are those of another model")
+
+
+@pytest.mark.slow
+def test_a_name_in_the_cache_needs_no_network(bert: str, vit: str, tmp_path: Path) -> None:
+    for name in (bert, vit):
+        place = tmp_path / "hub" / f"models--me--{'vit' if name == vit else 'bert'}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
+        shutil.copytree(
+            folder_of(name), place / "snapshots" / (place / "refs" / "main").read_text()
+        )
+    code = """
+from domadapt.hf.encoder import build_encoder, preprocessing_of, tokenizer_of
+x = tokenizer_of("hf:me/bert")(["fine"])
+print(x["input_ids"].tolist(), preprocessing_of("hf:me/vit").size)
+for name in ("hf:me/bert", "hf:me/vit"):
+    print(sum(p.numel() for p in build_encoder(name)[0].parameters()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expected = [sum(p.numel() for p in build_encoder(n)[0].parameters()) for n in (bert, vit)]
+    assert done.stdout.split("\n")[0] == f"{[ids('[CLS]', 'fine', '[SEP]')]} (16, 16)", done.stderr
+    assert [int(line) for line in done.stdout.split("\n")[1:3]] == expected

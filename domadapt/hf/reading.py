@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlparse
@@ -70,6 +70,8 @@ def read(place: str, what: str, read: Callable[[Any, dict[str, Any]], T]) -> T:
                 if Path(place).is_dir() or _offline():
                     raise
             return read(library, SAFE)
+    except DomadaptError:
+        raise
     except Exception as error:  # the library raises errors of many kinds
         raise _refusal(place, what, error) from error
 
@@ -141,18 +143,16 @@ def config_of(place: str) -> Any:
 
 
 def json_of(place: str, name: str) -> dict[str, Any] | None:
-    """A JSON file of a model; None where it has none."""
+    """A JSON file of a model; None where it has none that can be had."""
     if Path(place).is_dir():
         file: Any = Path(place) / name
         file = file if file.is_file() else None
     else:
-        with quiet():
-            file = _transformers().utils.cached_file(
-                place,
-                name,
-                local_files_only=_offline(),
-                _raise_exceptions_for_missing_entries=False,
-            )
+        try:
+            with quiet():
+                file = _transformers().utils.cached_file(place, name, local_files_only=_offline())
+        except OSError:
+            file = None
     return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
 
@@ -167,13 +167,33 @@ def model_of(place: str, kind: str, trained: bool) -> Any:
             try:
                 if not trained:
                     return of.from_config(config, **SAFE, **more)
-                return of.from_pretrained(place, config=config, use_safetensors=True, **how, **more)
+                model, said = of.from_pretrained(
+                    place,
+                    config=config,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **how,
+                    **more,
+                )
             except TypeError:
                 if not more:
                     raise
+            else:
+                _check_loaded(place, model, said["missing_keys"])
+                return model
         raise AssertionError
 
     return read(place, "weights", make).float().train()
+
+
+def _check_loaded(place: str, model: Any, missing: Iterable[str]) -> None:
+    """Refuse a model that is mostly random; a head, or a pooler, may be missing from a file."""
+    every, lost = len(model.state_dict()), list(missing)
+    if 2 * len(lost) > every:
+        raise DomadaptError(
+            f"The weights in {place} are those of another model: they lack {len(lost)} of the "
+            f"{every} tensors of {type(model).__name__}, such as {lost[0]}. Look at config.json."
+        )
 
 
 @contextlib.contextmanager
