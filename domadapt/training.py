@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from domadapt.errors import DomadaptError
-from domadapt.strategies.spec import read_strategy
+from domadapt.strategies.spec import read_self_supervised, read_strategy
 
 #: The slanted triangle: the share of the run that rises, and the highest rate over the lowest.
 RISE, RATIO = 0.1, 32.0
@@ -35,6 +35,8 @@ class Training:
             (the last K blocks), lp_ft (the head alone first), gradual (block after block from the
             top), bitfit, adapters:WIDTH, lora:RANK; with +discriminative, +layer_decay:RATE or
             +l2_sp; or ulmfit. See `domadapt list strategies`.
+        self_supervised: train the backbone on unlabelled target images first: simclr:STEPS or
+            reconstruction:STEPS; none does not.
         clip: largest norm of the network's gradient, and, apart from it, of the method's own
             modules; None does not clip.
         accumulate: batches whose gradients are averaged into one step.
@@ -69,6 +71,7 @@ class Training:
     schedule: Literal["constant", "cosine", "inverse", "slanted"] = "cosine"
     warmup: float = 0.0
     finetune: str = "full"
+    self_supervised: str = "none"
     clip: float | None = None
     accumulate: int = 1
     sam: float = 0.0
@@ -102,6 +105,7 @@ class Training:
             if not getattr(self, name) >= 0:
                 raise DomadaptError(f"{name} must not be negative; got {getattr(self, name)}.")
         read_strategy(self.finetune)
+        read_self_supervised(self.self_supervised)
 
     def lr_factor(self, progress: float, schedule: str | None = None) -> float:
         """The factor on every learning rate, a function of step / steps.
@@ -123,7 +127,8 @@ class Training:
     def asked(self) -> dict[str, Any]:
         """All settings as plain values for a hash.
 
-        `finetune` is left out where it is "full": what was trained before there was that setting
-        is known again.
+        Settings that came later are left out where they change nothing: what was trained before
+        there were any is known again.
         """
-        return {k: v for k, v in asdict(self).items() if (k, v) != ("finetune", "full")}
+        later = (("finetune", "full"), ("self_supervised", "none"))
+        return {k: v for k, v in asdict(self).items() if (k, v) not in later}

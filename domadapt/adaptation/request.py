@@ -24,6 +24,7 @@ from domadapt.runs.candidate import check_source
 from domadapt.runs.plan import ModelSpec, Plan
 from domadapt.runs.saved import is_regression, read_config
 from domadapt.selection.portfolio import AUTO, VERSION, Budget, Entry, cost, portfolio, seeds_of
+from domadapt.strategies.self_supervised import check_self_supervised
 from domadapt.strategies.tuning import prepare
 from domadapt.task import Domain, Task
 from domadapt.trainer import Trainer
@@ -169,6 +170,7 @@ def check_method(
 ) -> Network:
     """Refuse settings and needs that cannot be met; returns a network as it would be trained."""
     network = prepare(plan.make_network(how.seed), how.finetune, plan.example, how.seed)
+    check_self_supervised(how, plan.task, network)
     built = build_method(method, network, settings)
     check_source(plan, built.name, built.needs_source, started=True)
     network = copy.deepcopy(built.network)

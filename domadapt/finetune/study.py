@@ -265,6 +265,11 @@ def planned(
         )
     for text in texts:
         read_strategy(text)
+    if (training or {}).get("self_supervised", "none") != "none":
+        raise DomadaptError(
+            "Self-supervised training is on the unlabelled target of an adaptation, which there is "
+            "none of here; leave --self-supervised out, or use adapt."
+        )
     if seeds < 1:
         raise DomadaptError(f"seeds must be at least 1; got {seeds}.")
     many = (1 if test is not None else 3) if folds is None else folds

@@ -23,6 +23,7 @@ from domadapt.network import Network
 from domadapt.open_set import closed_network, open_network, rule_from, rule_of, with_threshold
 from domadapt.runs.plan import Plan, spec_dict
 from domadapt.strategies.adapters import restore_adapters
+from domadapt.strategies.self_supervised import begun
 from domadapt.strategies.tuning import prepare
 from domadapt.trainer import History, Log, Trainer, Watch
 from domadapt.training import Training
@@ -72,6 +73,16 @@ def method_source_hash(spec: str) -> str:
             # Written at a prompt or in a notebook: it has no file.
             digest.update(f"{cls.__module__}.{cls.__qualname__}".encode())
     return digest.hexdigest()[:16]
+
+
+def _shared(plan: Plan, training: Training, folder: Path | None) -> Path | None:
+    """Where the self-supervised weights lie that all candidates of a seed begin with."""
+    if folder is None:
+        return None
+    said = [training.asked(), spec_dict(plan.spec), plan.views.config(), plan.task.fingerprint()]
+    text = json.dumps([*said, torch.__version__], sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return folder.parent / f"self-supervised-{key}.safetensors"
 
 
 def candidate_key(plan: Plan, method: str, settings: Mapping[str, Any], training: Training) -> str:
@@ -142,6 +153,8 @@ def train_candidate(
     network = plan.make_network(training.seed)
     if start is not None and is_source_free(method):
         network = closed_network(copy.deepcopy(start)).train()
+    elif folder is None or not (folder / RESULT).exists():
+        network = begun(network, plan.task, plan.views, training, _shared(plan, training, folder))
     prepare(network, training.finetune, plan.example, training.seed)
     built = build_method(method, network, settings)
     check_source(plan, built.name, built.needs_source, start is not None)

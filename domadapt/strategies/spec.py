@@ -77,6 +77,31 @@ class Strategy:
         return self.base == "full" and self.decay == 1 and not self.l2_sp
 
 
+#: Steps of self-supervised training where none are said.
+SELF_SUPERVISED_STEPS = 500
+
+
+@cache
+def read_self_supervised(text: str) -> tuple[str, int]:
+    """Kind and steps of ``none``, ``simclr``, ``reconstruction``, or ``simclr:STEPS``.
+
+    Raises:
+        DomadaptError: it is none of these.
+    """
+    kind, colon, number = text.partition(":")
+    known = ("none", "simclr", "reconstruction")
+    if kind not in known:
+        raise unknown("self-supervised training", kind, known)
+    if not colon:
+        return kind, 0 if kind == "none" else SELF_SUPERVISED_STEPS
+    if kind == "none" or not number.isdecimal() or int(number) < 1:
+        raise DomadaptError(
+            f"Self-supervised training takes a number of steps after its colon, such as "
+            f"simclr:500; got {text!r}."
+        )
+    return kind, int(number)
+
+
 def table() -> list[tuple[str, str, str]]:
     """Every part of a strategy as it is said with its default, what it means, and its paper."""
     parts = {**BASES, **MODIFIERS}
