@@ -361,3 +361,24 @@ def test_the_command_refuses_in_one_sentence(
         assert code == 2
         assert said in err
         assert err.count("\n") == 1
+
+
+def test_without_compare_the_command_keeps_a_run_that_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "run", in_this_process)
+    x, y = arrays(n=60)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    (tmp_path / "model.py").write_text(MODEL)
+    words = "finetune data.npz --model model.py:backbone --strategy adapters:2 --folds 2"
+    words += " --steps 6 --batch-size 8 --workers 0 --device cpu --out found"
+    code, out, err = run_command(words.split(), monkeypatch, capsys)
+    assert code == 0, err
+    assert "keeps" not in err
+    assert "domadapt predict found/model DATA" in out
+    code, _, err = run_command(
+        ["predict", "found/model", "data.npz", "-o", "p.csv"], monkeypatch, capsys
+    )
+    assert code == 0, err
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 61
