@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from domadapt import cli
 from domadapt.data import from_arrays
 from domadapt.errors import DomadaptError
-from domadapt.layers import Reset, blocks_of
+from domadapt.layers import LayerStudy, Reset, Settings, blocks_of, layers
 from domadapt.layers.figure import figure
 from domadapt.layers.page import render
-from domadapt.layers.results import LayerStudy, Row, headline
-from domadapt.layers.settings import Settings, drawn
-from domadapt.layers.study import layers
+from domadapt.layers.results import Row, headline
+from domadapt.layers.settings import drawn
 from domadapt.layers.tables import markdown, tables, terminal
 from domadapt.network import Network
 from domadapt.report.figures import to_svg
