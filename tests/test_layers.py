@@ -19,16 +19,26 @@ from torch import Tensor, nn
 from domadapt import cli
 from domadapt.data import from_arrays
 from domadapt.errors import DomadaptError
-from domadapt.layers import LayerStudy, Reset, Settings, blocks_of, layers
+from domadapt.layers import (
+    Arrangement,
+    LayerStudy,
+    Reset,
+    Settings,
+    arranged,
+    blocks_of,
+    layers,
+)
 from domadapt.layers.figure import figure
 from domadapt.layers.page import render
 from domadapt.layers.results import Row, headline
 from domadapt.layers.settings import drawn
+from domadapt.layers.subject import subject_of, task_for
 from domadapt.layers.tables import markdown, tables, terminal
 from domadapt.network import Network
 from domadapt.report.figures import to_svg
 from domadapt.runs.cell import Cell, Cells
 from domadapt.task import Domain
+from tests.tiny import domain, tiny_bert
 
 WIDTH, BLOCKS, MIDDLE = 16, 5, 2
 
@@ -283,18 +293,60 @@ def test_dictionary_batches(tmp_path: Path) -> None:
     ids = torch.randint(1, 20, (60, 5))
     ids[::3, 3:] = 0
     y = (ids[:, 0] > 9).long().numpy()
-    domain = Domain("words", Sentences(ids), labels=y, kind="text")
+    words = Domain("words", Sentences(ids), labels=y, kind="text")
     settings = Settings(
         studies=("localised", "probing", "cka"),
         seeds=(0,),
         training={**QUICK, "steps": 4, "batch_size": 8},
     )
-    study = layers(Network(Tokens(), nn.Linear(8, 2)), domain, out=tmp_path, settings=settings)
+    study = layers(Network(Tokens(), nn.Linear(8, 2)), words, out=tmp_path, settings=settings)
     assert study.blocks == ("layers.0", "layers.1")
     assert study.outside == 160
     assert sorted(study.lost(48)) == [0, 1]
     assert study.look("cka", "source", 48) is not None
     assert study.look("cka", "target", 48) is None
+
+
+def test_an_encoder_of_texts(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    name = tiny_bert(tmp_path / "tiny", initializer_range=0.5)
+    books = domain("books", 40)
+    study = layers(
+        name,
+        books,
+        out=tmp_path / "out",
+        settings=Settings(
+            studies=("localised", "anb", "probing"),
+            seeds=(0,),
+            epochs=1,
+            training={"batch_size": 16, "device": "cpu"},
+        ),
+        max_length=16,
+    )
+    assert not study.notes
+    assert study.model == "hf:tiny"
+    # The paper keeps the embeddings: they are no block.
+    assert study.blocks == ("model.encoder.layer.0", "model.encoder.layer.1")
+    assert study.outside > 0
+    assert "built anew" in study.initialisation
+    assert study.settings["kind"] == "transformer"
+    # What a block begins with has the model's own deviation, not torch's uniform one.
+    subject = subject_of(name, task_for(books, None))
+    network = subject.make(0)
+    blocks = blocks_of(network)
+    before = state_dict(network)
+    assert subject.fresh is not None
+    arranged(network, blocks, Arrangement(reset=(1,)), Reset(), 0, subject.fresh(0))
+    weights = [p for n, p in network.named_parameters() if "layer.1" in n and p.ndim == 2]
+    drawn_ = torch.cat([w.detach().flatten() for w in weights])
+    assert abs(float(drawn_.std()) - 0.5) < 0.03
+    changed = {n for n, v in network.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed
+    assert all("layer.1" in n for n in changed)
+
+
+def state_dict(network: nn.Module) -> dict[str, Tensor]:
+    return {n: v.clone() for n, v in network.state_dict().items()}
 
 
 def test_measurements(tmp_path: Path) -> None:
@@ -304,8 +356,8 @@ def test_measurements(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Network(nn.Sequential(Residual(), Residual()), nn.Linear(WIDTH, 2))
     settings = Settings(seeds=(0,), training={**QUICK, "steps": 60})
-    domain = from_arrays(x, values, name="measured", regression=True)
-    study = layers(network, domain, out=tmp_path, settings=settings)
+    measured = from_arrays(x, values, name="measured", regression=True)
+    study = layers(network, measured, out=tmp_path, settings=settings)
     assert study.metric == "r2"
     assert study.curve("whole", 64)[0].mean > 0.5
     assert study.curve("probing", 64)[1].mean > 0.9
