@@ -48,7 +48,8 @@ skada          CDAN takes raw logits, with their gradient, and      a module of 
                resets the global seed where it projects
 skada          kernels of the distance instead of its square, sum   the kernels stay; the sum is
                of 33                                                weighted by 1/33
-skada          the sampler reads the data set at each epoch         stays (in "loop")
+skada          the sampler reads the data set when it is made       stays; once a run, before the
+                                                                     first block that is counted
 skada          a fifth of the data is held out by default           `train_split=None`
 =============  ===================================================  ===============================
 
