@@ -18,6 +18,7 @@ from domadapt.errors import DomadaptError
 from domadapt.finetune import study as module
 from domadapt.finetune.curves import data_transferred, mean_and_spread, steps_to
 from domadapt.finetune.page import called, headline, markdown, render, tables, terminal
+from domadapt.finetune.page import shown as shown_as
 from domadapt.finetune.splits import (
     Size,
     check_folds,
@@ -276,7 +277,14 @@ def test_the_page_stands_alone_and_tables_say_what_was_found(found: Comparison) 
     assert f"{100 * mean:.1f} ± {100 * spread:.1f}" in plain
     assert len(tables(found)) == 3
     assert called(SCRATCH) == "from scratch"
-    assert "points" in headline(found)[1]
+    tuned, scratch = found.best().accuracy[0], found.row(SCRATCH, "all")
+    assert scratch is not None
+    lead = " ".join(headline(found))
+    assert ("points better" in lead) == (tuned >= scratch.accuracy[0])
+    assert ("no strategy reaches" in lead) == (tuned < scratch.accuracy[0])
+    assert shown_as("/a/b/c.py:net") == "c.py:net"
+    assert shown_as("resnet20=/a/w.th") == "resnet20=w.th"
+    assert shown_as("hf:/a/model/") == "hf:model"
 
 
 def test_the_json_holds_every_row(found: Comparison) -> None:

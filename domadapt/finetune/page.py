@@ -131,11 +131,18 @@ def headline(comparison: Comparison) -> list[str]:
         f"{best.parameters:,} parameters trained."
     ]
     scratch = comparison.row(SCRATCH, best.size)
-    if scratch is not None:
+    if scratch is not None and scratch.accuracy[0] > mean:
+        # What a reader came for: here the answer is no.
+        said[:] = [
+            f"At {best.samples:,.0f} training samples no strategy reaches training from scratch: "
+            f"{100 * mean:.1f} % by {best.strategy}, the best of them, against "
+            f"{100 * scratch.accuracy[0]:.1f} %."
+        ]
+    elif scratch is not None:
         gain = 100 * (mean - scratch.accuracy[0])
         said.append(
             f"From scratch the same network reaches {100 * scratch.accuracy[0]:.1f} %: "
-            f"fine-tuning is {abs(gain):.1f} points {'better' if gain >= 0 else 'worse'}."
+            f"fine-tuning is {gain:.1f} points better."
         )
     if len(comparison.sizes) > 1:
         few = comparison.best(comparison.sizes[0])
@@ -188,12 +195,20 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def shown(model: str) -> str:
+    """A model without the folders that its files lie in."""
+    name, equals, weights = model.partition("=")
+    prefix = "hf:" if name.startswith("hf:") else ""
+    name = name.removeprefix("hf:").rstrip("/").rpartition("/")[2]
+    return f"{prefix}{name}{equals}{weights.rpartition('/')[2]}"
+
+
 def subtitle(comparison: Comparison) -> str:
     """What was compared on what."""
     on = f"{comparison.folds} folds that take turns" if comparison.test is None else comparison.test
     seeds = f"{comparison.seeds} seed{'s' * (comparison.seeds > 1)}"
     return (
-        f"{comparison.model} on {comparison.domain} ({comparison.samples:,} labelled samples, "
+        f"{shown(comparison.model)} on {comparison.domain} ({comparison.samples:,} labelled samples, "
         f"{comparison.classes} classes), scored on {on}, {seeds}"
     )
 
@@ -308,7 +323,7 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("finetune.html.j2").render(
-        title=f"Fine-tuning {comparison.model} on {comparison.domain}",
+        title=f"Fine-tuning {shown(comparison.model)} on {comparison.domain}",
         subtitle=subtitle(comparison),
         answer=headline(comparison),
         tables=tables(comparison),
