@@ -410,7 +410,7 @@ def test_what_is_lost_is_paired_by_seed() -> None:
     assert (lost[0].low, lost[0].high) == pytest.approx(wanted)
     assert lost[1].mean == pytest.approx((0 + 0.01 + 0) / 3)
     said = headline(study)
-    assert "With all 100 samples a is missed most, 8.0 points of accuracy" in said
+    assert "With all 100 samples block a is missed most, 8.0 points of accuracy" in said
     # Over windows of two, b lies in both and a in the first alone.
     wide = made(
         rows_of("whole", WHOLE) + rows_of("localised", [line[:2] for line in WITHOUT]), window=2
@@ -424,15 +424,15 @@ def test_what_is_lost_is_paired_by_seed() -> None:
 def test_headlines_of_what_is_not_clear() -> None:
     noisy = [[0.95, 0.9, 0.9], [0.80, 0.92, 0.92], [0.93, 0.94, 0.94]]
     study = made(rows_of("whole", WHOLE) + rows_of("localised", noisy))
-    assert "no single block is clearly missed (most a" in headline(study).lower()
+    assert "no single block is clearly missed (most block a" in headline(study).lower()
     gains = [[0.95] * 3, [0.95] * 3, [0.95] * 3]
     study = made(rows_of("whole", WHOLE) + rows_of("localised", gains))
     assert "no block is missed" in headline(study)
     one = made(rows_of("whole", WHOLE[:1]) + rows_of("localised", WITHOUT[:1]), seeds=(0,))
     assert one.lost(100)[0].low is None
-    assert "a is missed most" in headline(one)
+    assert "block a is missed most" in headline(one)
     probes = made(rows_of("probing", [[0.5, 0.7, 0.6]], 1), studies=("probing",), seeds=(0,))
-    assert "A linear probe reads most after b: 70.0" in headline(probes)
+    assert "A linear probe reads most after block b: 70.0" in headline(probes)
 
 
 def test_agreement_is_a_rank_correlation() -> None:

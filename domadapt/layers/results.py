@@ -237,6 +237,11 @@ def shown(study: LayerStudy, value: Interval | None, *, signed: bool = False) ->
     return f"{text} ({f * value.low:.{digits}f} to {f * value.high:.{digits}f})"
 
 
+def called(block: str) -> str:
+    """A block in a sentence: those of a plain chain have numbers for names."""
+    return f"block {block}" if block.isdigit() or len(block) == 1 else block
+
+
 def headline(study: LayerStudy) -> str:
     """The story in a sentence: which block is missed most, by how much, with how many samples."""
     parts = []
@@ -249,15 +254,13 @@ def headline(study: LayerStudy) -> str:
         clear = value.low is not None and value.low > 0
         amount = f"{study.factor * value.mean:.{1 if study.factor == 100 else 3}f}"
         amount = f"{amount} {study.unit} of {METRIC_WORDS[study.metric]}".replace("  ", " ")
-        where = f"with {size_name(study, size)}"
+        where, name = f"with {size_name(study, size)}", called(study.blocks[i])
         if value.mean <= 0:
             parts.append(f"{where} no block is missed")
         elif clear or value.low is None:
-            parts.append(f"{where} {study.blocks[i]} is missed most, {amount} are lost without it")
+            parts.append(f"{where} {name} is missed most, {amount} are lost without it")
         else:
-            parts.append(
-                f"{where} no single block is clearly missed (most {study.blocks[i]}, {amount})"
-            )
+            parts.append(f"{where} no single block is clearly missed (most {name}, {amount})")
     if not parts:
         return _without_windows(study)
     said = "; ".join(parts)
@@ -276,7 +279,7 @@ def _without_windows(study: LayerStudy) -> str:
         value = shown(study, curve[best])
         where = f"with {size_name(study, size)}"
         if name == "probing":
-            return f"A linear probe reads most after {study.blocks[best - 1]}: {value} {where}."
+            return f"A linear probe reads most after {called(study.blocks[best - 1])}: {value} {where}."
         if name == "inverse":
             return f"Alone, {study.blocks[best]} brings most: {value} {where}."
         return f"Keeping the first {best} of {len(study.blocks)} blocks is best: {value} {where}."
