@@ -17,8 +17,7 @@ from domadapt.data import from_arrays
 from domadapt.errors import DomadaptError
 from domadapt.finetune import study as module
 from domadapt.finetune.curves import data_transferred, mean_and_spread, steps_to
-from domadapt.finetune.page import called, headline, markdown, render, tables, terminal
-from domadapt.finetune.page import shown as shown_as
+from domadapt.finetune.page import called, headline, markdown, model_name, render, tables, terminal
 from domadapt.finetune.splits import (
     Size,
     check_folds,
@@ -282,9 +281,9 @@ def test_the_page_stands_alone_and_tables_say_what_was_found(found: Comparison) 
     lead = " ".join(headline(found))
     assert ("points better" in lead) == (tuned >= scratch.accuracy[0])
     assert ("no strategy reaches" in lead) == (tuned < scratch.accuracy[0])
-    assert shown_as("/a/b/c.py:net") == "c.py:net"
-    assert shown_as("resnet20=/a/w.th") == "resnet20=w.th"
-    assert shown_as("hf:/a/model/") == "hf:model"
+    assert model_name("/a/b/c.py:net") == "c.py:net"
+    assert model_name("resnet20=/a/w.th") == "resnet20=w.th"
+    assert model_name("hf:/a/model/") == "hf:model"
 
 
 def test_the_json_holds_every_row(found: Comparison) -> None:

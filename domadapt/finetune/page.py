@@ -195,7 +195,7 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def shown(model: str) -> str:
+def model_name(model: str) -> str:
     """A model without the folders that its files lie in."""
     name, equals, weights = model.partition("=")
     prefix = "hf:" if name.startswith("hf:") else ""
@@ -208,8 +208,8 @@ def subtitle(comparison: Comparison) -> str:
     on = f"{comparison.folds} folds that take turns" if comparison.test is None else comparison.test
     seeds = f"{comparison.seeds} seed{'s' * (comparison.seeds > 1)}"
     return (
-        f"{shown(comparison.model)} on {comparison.domain} ({comparison.samples:,} labelled samples, "
-        f"{comparison.classes} classes), scored on {on}, {seeds}"
+        f"{model_name(comparison.model)} on {comparison.domain} ({comparison.samples:,} labelled "
+        f"samples, {comparison.classes} classes), scored on {on}, {seeds}"
     )
 
 
@@ -323,7 +323,7 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("finetune.html.j2").render(
-        title=f"Fine-tuning {shown(comparison.model)} on {comparison.domain}",
+        title=f"Fine-tuning {model_name(comparison.model)} on {comparison.domain}",
         subtitle=subtitle(comparison),
         answer=headline(comparison),
         tables=tables(comparison),
