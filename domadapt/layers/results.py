@@ -279,8 +279,9 @@ def _without_windows(study: LayerStudy) -> str:
         value = shown(study, curve[best])
         where = f"with {size_name(study, size)}"
         if name == "probing":
-            return f"A linear probe reads most after {called(study.blocks[best - 1])}: {value} {where}."
+            name = called(study.blocks[best - 1])
+            return f"A linear probe reads most after {name}: {value} {where}."
         if name == "inverse":
-            return f"Alone, {study.blocks[best]} brings most: {value} {where}."
+            return f"Alone, {called(study.blocks[best])} brings most: {value} {where}."
         return f"Keeping the first {best} of {len(study.blocks)} blocks is best: {value} {where}."
     return f"What was measured of the {len(study.blocks)} blocks of {study.model}."

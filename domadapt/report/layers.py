@@ -85,6 +85,6 @@ def sentence(data: Mapping[str, Any]) -> str:
         return ""
     low, block = min(known)
     return (
-        f"On target samples adaptation changed block {block} most (CKA {low:.2f} with what it was; 1 "
-        "would be no change but for rotation and scale)."
+        f"On target samples adaptation changed block {block} most (CKA {low:.2f} with what it was; "
+        "1 would be no change but for rotation and scale)."
     )
