@@ -17,6 +17,7 @@ from domadapt.errors import DomadaptError
 from domadapt.hf.encoder import Encoder, put
 from domadapt.hf.reading import SAFE, config_of, is_hf, json_of, place_of, quiet, read, reads
 from domadapt.network import Network, Normalize, Rescale
+from domadapt.strategies.adapters import is_adapted
 
 #: What a saved classifier's calibration is called, in its folder.
 CALIBRATION = "calibration.json"
@@ -86,6 +87,11 @@ def save_classifier(
     backbone = network.backbone
     if not isinstance(backbone, Encoder) or backbone.head is None:
         raise DomadaptError("Only an encoder with pooling 'hf' is a classifier of Hugging Face.")
+    if is_adapted(network):
+        raise DomadaptError(
+            "The classifiers of Hugging Face have no place for adapters; tune with lora, which "
+            "becomes part of the weights, or another strategy, or leave this export out."
+        )
     weight, bias = affine_of(network)
     model: Any = copy.deepcopy(backbone.model).cpu()
     layer = nn.Linear(weight.shape[1], weight.shape[0])
