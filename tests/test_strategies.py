@@ -13,6 +13,7 @@ from small import N_CLASSES, N_FEATURES, same_bits, small_task
 from torch import Tensor, nn
 
 from domadapt.data.views import make_views
+from domadapt.defaults import training_for
 from domadapt.errors import DomadaptError
 from domadapt.losses.starting_point import l2_sp
 from domadapt.methods import build_method, is_source_free, method_class, method_names
@@ -105,6 +106,15 @@ def test_the_list_names_every_part_as_it_may_be_said() -> None:
 def test_a_wrong_strategy_is_refused_by_the_settings(text: str, said: str) -> None:
     with pytest.raises(DomadaptError, match=said):
         Training(finetune=text)
+
+
+def test_light_strategies_learn_faster_in_a_transformer() -> None:
+    rates = [
+        training_for("transformer", {"finetune": text, **more}).lr
+        for text, more in (("full", {}), ("lora:4", {}), ("adapters", {}), ("lora", {"lr": 3e-5}))
+    ]
+    assert rates == [2e-5, 1e-4, 1e-4, 3e-5]
+    assert training_for("scratch", {"finetune": "lora"}).lr == training_for("scratch").lr
 
 
 def test_full_is_no_part_of_a_hash() -> None:
