@@ -68,6 +68,14 @@ class Tuning:
     which only the bias trains (bitfit) works as usual.
 
     Parameters that a method froze itself stay frozen; modules of the method's own always train.
+
+    Where it departs from the papers: phases are shares of the run instead of epochs, or of training
+    to convergence. LP-FT (Kumar et al., 2022, arXiv:2202.10054) tunes with the same settings in
+    both phases, each with the whole schedule, the optimiser's state of the head going on. ULMFiT's
+    gradual unfreezing (Howard and Ruder, 2018, arXiv:1801.06146) adds a block every equal part of
+    the first half of the run. L2-SP (Li et al., 2018, arXiv:1802.01483) is part of the loss, biases
+    of the backbone included, also where the optimiser is Adam. BitFit (Ben Zaken et al., 2022,
+    arXiv:2106.10199) counts the shifts of normalisation layers among the biases.
     """
 
     def __init__(
