@@ -425,6 +425,14 @@ def test_headlines_of_what_is_not_clear() -> None:
     noisy = [[0.95, 0.9, 0.9], [0.80, 0.92, 0.92], [0.93, 0.94, 0.94]]
     study = made(rows_of("whole", WHOLE) + rows_of("localised", noisy))
     assert "no single block is clearly missed (most block a" in headline(study).lower()
+    # The first has the largest mean, the second alone an interval above 0.
+    second = [[0.95, 0.87, 0.9], [0.80, 0.89, 0.92], [0.81, 0.91, 0.94]]
+    rows = rows_of("whole", WHOLE) + rows_of("localised", second)
+    said = headline(made(rows))
+    assert "block b is clearly missed, 3.0 points of accuracy are lost without it." in said
+    kept = rows_of("progressive", [[0.3, 0.6, 0.91, 0.92]] * 3)
+    said = headline(made(rows + kept, studies=("localised", "progressive")))
+    assert said.endswith("The first 2 of 3 blocks alone end 1.0 points below all of them.")
     gains = [[0.95] * 3, [0.95] * 3, [0.95] * 3]
     study = made(rows_of("whole", WHOLE) + rows_of("localised", gains))
     assert "no block is missed" in headline(study)

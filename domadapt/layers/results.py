@@ -249,22 +249,43 @@ def headline(study: LayerStudy) -> str:
         lost = study.lost(size)
         if not lost:
             continue
-        i = max(lost, key=lambda k: lost[k].mean)
+        top = max(lost, key=lambda k: lost[k].mean)
+        sure = [k for k, v in lost.items() if (v.low or 0.0) > 0]
+        i = max(sure, key=lambda k: lost[k].mean) if sure else top
         value = lost[i]
-        clear = value.low is not None and value.low > 0
         amount = f"{study.factor * value.mean:.{1 if study.factor == 100 else 3}f}"
         amount = f"{amount} {study.unit} of {METRIC_WORDS[study.metric]}".replace("  ", " ")
         where, name = f"with {size_name(study, size)}", called(study.blocks[i])
         if value.mean <= 0:
             parts.append(f"{where} no block is missed")
-        elif clear or value.low is None:
+        elif sure and i != top:
+            parts.append(f"{where} {name} is clearly missed, {amount} are lost without it")
+        elif sure or value.low is None:
             parts.append(f"{where} {name} is missed most, {amount} are lost without it")
         else:
             parts.append(f"{where} no single block is clearly missed (most {name}, {amount})")
     if not parts:
         return _without_windows(study)
     said = "; ".join(parts)
-    return f"{said[0].upper()}{said[1:]}."
+    return f"{said[0].upper()}{said[1:]}.{_first_blocks(study)}"
+
+
+def _first_blocks(study: LayerStudy) -> str:
+    """How few of the first blocks bring nearly all, with most samples; empty where unknown."""
+    size, near = study.sizes[0], 0.02
+    whole, kept = study.curve("whole", size).get(0), study.curve("progressive", size)
+    if whole is None:
+        return ""
+    enough = [k for k, v in kept.items() if whole.mean - v.mean <= near]
+    if not enough or not 0 < min(enough) < len(study.blocks):
+        return ""
+    k = min(enough)
+    less = study.factor * (whole.mean - kept[k].mean)
+    amount = f"{abs(less):.{1 if study.factor == 100 else 3}f} {study.unit}".strip()
+    return (
+        f" The first {k} of {len(study.blocks)} blocks alone end {amount} "
+        f"{'below' if less > 0 else 'above'} all of them."
+    )
 
 
 def _without_windows(study: LayerStudy) -> str:
