@@ -235,9 +235,9 @@ def build_backbone(
     Args:
         name: ``mlp``, ``lenet``, ``conv1d``, a torchvision classifier, ``timm:NAME`` or
             ``path.py:function``, or an encoder of Hugging Face, ``hf:FOLDER`` or ``hf:NAME``, which
-            brings its weights along and has no bottleneck by default. A function takes no argument or `n_classes`, and returns a
-            module, or a module and its preprocessing: a `Preprocessing` or a dictionary of its
-            fields.
+            brings its weights along and has no bottleneck by default. A function takes no
+            argument or `n_classes`, and returns a module, or a module and its preprocessing: a
+            `Preprocessing` or a dictionary of its fields.
         example: a small batch of prepared inputs, from which sizes are taken.
         weights: pre-trained weights: a file, or the name of an entry of torchvision's hub such as
             ``DEFAULT`` (of timm: ``DEFAULT`` alone). Their head, if they have one, is dropped.
