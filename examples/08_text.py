@@ -23,9 +23,7 @@ def main() -> None:
 
         model = f"hf:{get_model_path()}"
     source = domadapt.from_texts(BOOKS * 8, ["good", "bad"] * 16, name="books")
-    target = domadapt.from_texts(
-        PANS * 8, name="kitchen"
-    )  # or load("kitchen.csv", text_column=...)
+    target = domadapt.from_texts(PANS * 8, name="kitchen")  # or domadapt.load("kitchen.csv")
     with tempfile.TemporaryDirectory() as folder:
         how = {"steps": args.steps, "batch_size": 8, "workers": 0}
         _, report = domadapt.adapt(

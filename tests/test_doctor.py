@@ -404,7 +404,7 @@ def test_an_optimizer_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
             self.state.clear()
             return super().step(closure)
 
-    def make(method: Method, training: Training) -> torch.optim.Optimizer:
+    def make(method: Method, training: Training, tuning: Any = None) -> torch.optim.Optimizer:
         return Forgets(parameter_groups(method, training), lr=training.lr)
 
     assert findings_of(mean_distance) == {}
