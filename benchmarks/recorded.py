@@ -7,9 +7,8 @@ The cells hold what real ones hold (results, logits, curves, samples of features
 with numbers drawn at random. Verdicts of every task and seed and the t-SNE maps are made in the
 first pass and kept; the second pass finds them.
 
-Measured with 10,000 cells in one process, on a machine of two cores that was busy with other work
-(load 11, so that seconds of the processor tell more than those of the clock): the first pass takes
-40.5 s of the processor, the second 4.7 s, with a peak of 1.1 GiB. The page has 2.7 MB; it caps maps
+Measured with 10,000 cells on a quiet machine of two cores: the first pass takes 36.5 s (61.4 s of
+the processor), the second 6.5 s, with a peak of 1.16 GiB. The page has 2.7 MB; it caps maps
 at 24, quantities of a task at 9, and points of all curves together at 120,000.
 """
 
