@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,6 +84,65 @@ def kept_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for m in tracking:
             m.track_running_stats = True
+
+
+class RowsError(Exception):
+    """A BatchNorm layer was given rows that cannot be told apart by domain."""
+
+
+@contextmanager
+def statistics_by_domain(module: nn.Module, sizes: list[int]) -> Iterator[None]:
+    """Within it, BatchNorm normalises each domain of a joined batch by that domain alone.
+
+    The same as one forward pass per domain, running statistics included, up to rounding and in
+    the time of one. A layer may be given several rows per sample, as long as those of a sample
+    lie together.
+
+    Args:
+        module: whose BatchNorm layers in training mode are meant.
+        sizes: samples of each domain, in the order of the batch.
+
+    Raises:
+        RowsError: a layer was given a number of rows that is no multiple of the samples.
+    """
+    layers = _batchnorms(module)
+    total = sum(sizes)
+
+    def divided(layer: nn.modules.batchnorm._BatchNorm) -> Callable[[Tensor], Tensor]:
+        own = layer.forward
+
+        def forward(x: Tensor) -> Tensor:
+            rows, rest = divmod(len(x), total)
+            if rest or not rows:
+                raise RowsError
+            return torch.cat([own(part) for part in torch.split(x, [rows * n for n in sizes])])
+
+        return forward
+
+    for layer in layers:
+        layer.__dict__["forward"] = divided(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.__dict__["forward"]
+
+
+@contextmanager
+def undone_on(error: type[Exception], module: nn.Module) -> Iterator[None]:
+    """Put buffers and random numbers back where `error` ends it; the error goes on."""
+    buffers = [(b, b.clone()) for b in module.buffers()]
+    cuda = {b.device for b, _ in buffers if b.device.type == "cuda"}
+    numbers = torch.get_rng_state(), [(d, torch.cuda.get_rng_state(d)) for d in cuda]
+    try:
+        yield
+    except error:
+        for buffer, value in buffers:
+            buffer.copy_(value)
+        torch.set_rng_state(numbers[0])
+        for device, state in numbers[1]:
+            torch.cuda.set_rng_state(state, device)
+        raise
 
 
 def restart_statistics(module: nn.Module) -> None:

@@ -48,8 +48,8 @@ class Training:
         balance: draw the batches with every class equally often: those of the source by label,
             those of the target by pseudo-labels that are renewed ten times a run (Garg et al.,
             2023, arXiv:2302.03020).
-        batch_statistics: BatchNorm over source and target as one batch ("joint") or in two
-            forward passes ("separate").
+        batch_statistics: whether BatchNorm normalises each domain by its own batch ("separate",
+            as if each had a forward pass of its own) or both as one batch ("joint").
         workers: processes that prepare batches; they change speed only.
         channels_last: train image networks in the memory format that convolutions like best; on a
             CPU a small one takes a third less time. Results differ in rounding.
@@ -78,7 +78,7 @@ class Training:
     ema: float = 0.0
     balance: bool = False
     precision: Literal["no", "bf16", "fp16"] = "no"
-    batch_statistics: Literal["joint", "separate"] = "joint"
+    batch_statistics: Literal["joint", "separate"] = "separate"
     workers: int = 0
     channels_last: bool = True
     compile: bool = False

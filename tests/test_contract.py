@@ -5,16 +5,18 @@ The invariants themselves ship with the package, as `domadapt selftest`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 
 import pytest
 import torch
 from small import make_batch, prepare, small_network
-from torch import Tensor
+from torch import Tensor, nn
 
 from domadapt.errors import DomadaptError
 from domadapt.methods import BatchOutputs, Method, build_method, method_class, method_names
+from domadapt.network import Network
 from domadapt.selftest import INVARIANTS, Invariant, Subject
 from domadapt.selftest.subject import discriminators
 from domadapt.task import Batch
@@ -126,6 +128,7 @@ def test_batch_statistics() -> None:
     method, batch = Plain(small_network()).train(), make_batch()
     assert batch.x_s is not None
     assert batch.x_t is not None
+    method.batch_statistics = "joint"
     joint = method.outputs(batch)
     both = method.network(torch.cat([batch.x_s, batch.x_t]))  # type: ignore[list-item]
     torch.testing.assert_close(torch.cat([joint.logits_s, joint.logits_t]), both)
@@ -133,6 +136,72 @@ def test_batch_statistics() -> None:
     apart = method.outputs(batch)
     torch.testing.assert_close(apart.logits_t, method.network(batch.x_t))
     assert not torch.allclose(apart.logits_t, joint.logits_t, atol=1e-2)
+
+
+class TwoRows(nn.Module):
+    """Every sample as two rows for BatchNorm, which lie together or, if `mixed`, do not divide."""
+
+    def __init__(self, mixed: bool) -> None:
+        super().__init__()
+        self.mixed = mixed
+        self.linear, self.norm = nn.Linear(4, 8), nn.BatchNorm1d(8)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = len(x)
+        z = self.dropout(self.linear(x)).repeat_interleave(2, 0)
+        z = self.norm(torch.cat([z, z[:1]]))[: 2 * n] if self.mixed else self.norm(z)
+        return z.view(n, 2, 8).mean(1)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_statistics_by_domain_are_those_of_two_passes(mixed: bool) -> None:
+    network = Network(
+        TwoRows(mixed),
+        nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3)),
+        nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)),
+    )
+    network.backbone.dropout.p = 0.0
+    twin = copy.deepcopy(network)
+    method = Plain(network).train()
+    batch = Batch(torch.randn(7, 4), torch.zeros(7).long(), 3 + torch.randn(5, 4), 0.5)
+    for _ in range(3):
+        out = method.outputs(batch)
+        parts = [twin.train()(x) for x in (batch.x_s, batch.x_t)]
+        torch.testing.assert_close(out.logits_s, parts[0])
+        torch.testing.assert_close(out.logits_t, parts[1])
+    for found, wanted in zip(network.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted)
+    gradients = [
+        torch.autograd.grad(x.square().sum(), list(n.parameters()))
+        for x, n in ((out.logits_s, network), (parts[0], twin))
+    ]
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    # Nothing is left on the layers, so that the network can be copied and saved.
+    assert all("forward" not in vars(m) for m in network.modules())
+
+
+def test_rows_that_do_not_divide_leave_no_trace_of_the_attempt() -> None:
+    method = Plain(Network(TwoRows(mixed=True), nn.Linear(8, 3))).train()
+    batch = Batch(torch.randn(7, 4), torch.zeros(7).long(), torch.randn(5, 4), 0.5)
+    results = []
+    for attempted in (None, False):
+        twin = copy.deepcopy(method)
+        twin._divisible = attempted
+        torch.manual_seed(0)
+        results.append((twin.outputs(batch).logits_t, list(twin.buffers()), torch.rand(1)))
+    for found, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_a_network_without_batchnorm_takes_one_pass() -> None:
+    calls = []
+    backbone = nn.Linear(4, 8)
+    backbone.register_forward_hook(lambda *_: calls.append(1))
+    method = Plain(Network(backbone, nn.Linear(8, 3))).train()
+    method.outputs(Batch(torch.randn(7, 4), torch.zeros(7).long(), torch.randn(5, 4), 0.5))
+    assert len(calls) == 1
 
 
 def test_no_label_of_the_target_in_a_batch() -> None:

@@ -70,7 +70,7 @@ def test_not_one_bit_is_changed_and_nothing_is_found(name: str) -> None:
 @pytest.mark.parametrize(
     "training",
     [
-        {"batch_statistics": "separate"},
+        {"batch_statistics": "joint"},
         {"sam": 0.05, "ema": 0.9},
         {"accumulate": 2, "clip": 0.1},
         {"precision": "bf16"},
@@ -211,6 +211,7 @@ def test_several_source_domains_and_separate_statistics() -> None:
     prepare(method, n_domains=2)
     batch = replace(make_batch(12, 20), domain_s=torch.tensor([0, 1, 1] * 4))
     joint = build_method("mdan", small_network())
+    joint.batch_statistics = "joint"
     prepare(joint, n_domains=2)
     one, two = (measure(m, batch, 0, device=CPU) for m in (method, joint))
     assert set(one.tellings) == {"discriminators.0", "discriminators.1"}

@@ -39,7 +39,8 @@ class AdaMatch(Method):
     predicted on the source, is the label of the strong view, where its confidence reaches
     `threshold` times the mean confidence on the source. Source logits are drawn at random between
     those of a pass over both domains and of one over the source alone, which differ by BatchNorm;
-    in a network without BatchNorm the second pass would be the same and is left out.
+    in a network without BatchNorm the second pass would be the same and is left out. For the sake
+    of this, BatchNorm sees both domains as one batch here, whatever ``batch_statistics`` says.
 
     As in the authors' code, labels are hard, the source loss is the mean over both views, and
     only the pass over both domains moves BatchNorm's statistics. Departures from that code: class
@@ -77,7 +78,9 @@ class AdaMatch(Method):
         if x_s is None or x_t is None or x_s_strong is None or x_t_strong is None:
             raise DomadaptError("adamatch needs weak and strong views of source and target.")
         both_s = ops.join([x_s, x_s_strong])
-        z_s, z_t, logits_s, logits_t = self._view(both_s, ops.join([x_t, x_t_strong]))
+        z_s, z_t, logits_s, logits_t = self._view(
+            both_s, ops.join([x_t, x_t_strong]), together=True
+        )
         if ops.has_batchnorm(self.network):
             with ops.kept_statistics(self.network):
                 alone = self.network(both_s)

@@ -75,7 +75,7 @@ class ADDA(Method):
 
         Before it the value is for the curves: its weight is 0.
         """
-        d_s, d_t = self.discriminator(out.z_s.detach()), self.discriminator(out.z_t.detach())
+        d_s, d_t = self.discriminator.both(out.z_s.detach(), out.z_t.detach())
         value = domain_loss(d_s, d_t)
         if batch.progress >= self.start:
             layers = self.discriminator.layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -122,12 +123,14 @@ class Method(nn.Module):
     single_process: str = ""
     #: Whether it trains on its own confidence, which then says little about accuracy.
     trains_on_confidence: bool = False
-    #: The setting's default for whether BatchNorm sees source and target as one batch.
-    batch_statistics: Literal["joint", "separate"] = "joint"
+    #: Whether BatchNorm sees source and target as one batch; the Trainer sets what is asked for.
+    batch_statistics: Literal["joint", "separate"] = "separate"
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
+        #: Whether BatchNorm's rows can be told apart by domain in a joined batch; None: not tried.
+        self._divisible: bool | None = None
 
     # To write ---------------------------------------------------------------------------------
 
@@ -263,20 +266,49 @@ class Method(nn.Module):
             logits_t_strong=strong[3],
         )
 
-    def _view(self, x_s: Inputs | None, x_t: Inputs | None) -> tuple[Any, Any, Any, Any]:
+    def _view(
+        self, x_s: Inputs | None, x_t: Inputs | None, together: bool = False
+    ) -> tuple[Any, Any, Any, Any]:
         if x_s is None or x_t is None:
-            z = self.network.features(x_s if x_t is None else x_t)  # type: ignore[arg-type]
-            logits: Tensor = self.network.head(z)
+            z, logits = self._pass(x_s if x_t is None else x_t)  # type: ignore[arg-type]
             return (z, None, logits, None) if x_t is None else (None, z, None, logits)
         sizes = [ops.batch_size(x_s), ops.batch_size(x_t)]
-        if self.batch_statistics == "separate":
-            z = torch.cat([self.network.features(x_s), self.network.features(x_t)])
+        if together or self.batch_statistics == "joint" or not ops.has_batchnorm(self.network):
+            z, logits = self._pass(ops.join([x_s, x_t]))
         else:
-            z = self.network.features(ops.join([x_s, x_t]))
-        logits = self.network.head(z)
+            z, logits = self._apart(x_s, x_t, sizes)
         z_s, z_t = torch.split(z, sizes)
         logits_s, logits_t = torch.split(logits, sizes)
         return z_s, z_t, logits_s, logits_t
+
+    def _pass(self, x: Inputs) -> tuple[Tensor, Tensor]:
+        z = self.network.features(x)
+        return z, self.network.head(z)
+
+    def _apart(self, x_s: Inputs, x_t: Inputs, sizes: list[int]) -> tuple[Tensor, Tensor]:
+        """Features and logits of both domains, each with BatchNorm statistics of its own.
+
+        In one pass where that is faster and the layers' rows can be told apart. One per domain is
+        what a compiled backbone, whose layers cannot be reached, takes, a network that mixes its
+        rows, and images and series on a CPU, of which the smaller batch stays in the cache.
+        """
+        compiled = self.network.backbone._compiled_call_impl is not None
+        small = isinstance(x_s, Tensor) and x_s.ndim > 2 and x_s.device.type == "cpu"
+        if not compiled and not small and self._divisible is not False:
+            first = ops.undone_on(ops.RowsError, self.network)
+            try:
+                with (
+                    nullcontext() if self._divisible else first,
+                    ops.statistics_by_domain(self.network, sizes),
+                ):
+                    found = self._pass(ops.join([x_s, x_t]))
+                self._divisible = True
+                return found
+            except ops.RowsError:
+                self._divisible = False
+        z_s, logits_s = self._pass(x_s)
+        z_t, logits_t = self._pass(x_t)
+        return torch.cat([z_s, z_t]), torch.cat([logits_s, logits_t])
 
 
 def labels(batch: Batch) -> Tensor:

@@ -83,15 +83,16 @@ class CDAN(Method):
     def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
         """The discriminator's cross-entropy."""
         coefficient = ramp(batch.progress)
-        d_s = self._judge(reverse_gradient(out.z_s, coefficient), out.logits_s)
-        d_t = self._judge(reverse_gradient(out.z_t, coefficient), out.logits_t)
+        d_s, d_t = self.discriminator.both(
+            self._conditioned(reverse_gradient(out.z_s, coefficient), out.logits_s),
+            self._conditioned(reverse_gradient(out.z_t, coefficient), out.logits_t),
+        )
         if not self.entropy_weighting:
             return {"domain": domain_loss(d_s, d_t)}
         w_s, w_t = entropy_weights(out.logits_s), entropy_weights(out.logits_t)
         return {"domain": domain_loss(d_s, d_t, w_s, w_t)}
 
-    def _judge(self, z: Tensor, logits: Tensor) -> Tensor:
+    def _conditioned(self, z: Tensor, logits: Tensor) -> Tensor:
+        """What the discriminator is given: features and predictions together."""
         p = logits.detach().softmax(1)
-        joint = multilinear(z, p) if self.projection is None else self.projection(z, p)
-        d: Tensor = self.discriminator(joint)
-        return d
+        return multilinear(z, p) if self.projection is None else self.projection(z, p)

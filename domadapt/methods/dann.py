@@ -37,6 +37,7 @@ class DANN(Method):
     def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
         """The discriminator's cross-entropy."""
         coefficient = ramp(batch.progress)
-        d_s = self.discriminator(reverse_gradient(out.z_s, coefficient))
-        d_t = self.discriminator(reverse_gradient(out.z_t, coefficient))
+        d_s, d_t = self.discriminator.both(
+            reverse_gradient(out.z_s, coefficient), reverse_gradient(out.z_t, coefficient)
+        )
         return {"domain": domain_loss(d_s, d_t)}

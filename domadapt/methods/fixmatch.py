@@ -25,7 +25,7 @@ class FixMatch(Method):
     Departures from the paper: the last weights are kept, not their running average (which the
     training setting ``ema`` keeps); target batches are as large as the source's unless the run
     says otherwise (the paper takes seven times as many); strong views are those of this package.
-    BatchNorm sees the weak views in one pass and the strong ones, of both domains, in another.
+    BatchNorm sees the weak views in one pass and the strong ones in another.
 
     Args:
         pseudo_weight: factor of the cross-entropy on strong views.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -55,14 +58,15 @@ class IWAN(Method):
         two = self.auxiliary(
             lambda: nn.ModuleList(Discriminator(network.n_features, hidden) for _ in range(2))
         )
-        self.discriminator, self.judge = two
+        self.discriminator, self.judge = cast(Iterable[Discriminator], two)
 
     def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
         """The weighted domain loss, the auxiliary discriminator's own, and the target's entropy."""
-        judged_s, judged_t = self.judge(out.z_s.detach()), self.judge(out.z_t.detach())
+        judged_s, judged_t = self.judge.both(out.z_s.detach(), out.z_t.detach())
         coefficient = ramp(batch.progress)
-        d_s = self.discriminator(reverse_gradient(out.z_s, coefficient))
-        d_t = self.discriminator(reverse_gradient(out.z_t, coefficient))
+        d_s, d_t = self.discriminator.both(
+            reverse_gradient(out.z_s, coefficient), reverse_gradient(out.z_t, coefficient)
+        )
         return {
             "domain": domain_loss(d_s, d_t, importance(judged_s.detach())),
             "judge": domain_loss(judged_s, judged_t),

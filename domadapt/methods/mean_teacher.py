@@ -31,8 +31,7 @@ class MeanTeacher(Method):
 
     Departures: both views of the paper are drawn alike, here one is weak and one strong; the
     teacher of the last step is kept, where the authors keep that of the epoch with the most
-    confident samples; BatchNorm takes the network's source and target samples as one batch
-    unless ``batch_statistics="separate"`` (the paper's way) is set.
+    confident samples.
 
     Args:
         consistency_weight: factor of the squared difference.

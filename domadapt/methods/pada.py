@@ -84,8 +84,9 @@ class PADA(Method):
     def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
         """The domain loss, its source side weighted by class, and the target's entropy."""
         coefficient = ramp(batch.progress)
-        d_s = self.discriminator(reverse_gradient(out.z_s, coefficient))
-        d_t = self.discriminator(reverse_gradient(out.z_t, coefficient))
+        d_s, d_t = self.discriminator.both(
+            reverse_gradient(out.z_s, coefficient), reverse_gradient(out.z_t, coefficient)
+        )
         domain = 0.5 * ((self._weights(batch) * softplus(-d_s)).mean() + softplus(d_t).mean())
         return {"domain": domain, "entropy": entropy(out.logits_t)}
 

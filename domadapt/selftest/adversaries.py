@@ -103,12 +103,16 @@ def opposite_pulls(subject: Subject) -> None:
     before = float(_told(method, batch).detach())
 
     def change(parameters: list[nn.Parameter], loss: Tensor) -> float:
-        """How the discriminator's loss changes by a step of descent of `loss`, then undone."""
+        """How the discriminator's loss changes by a step of descent of `loss`, then undone.
+
+        Of a set length, so that what a small gradient does is not lost in rounding.
+        """
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        norm = sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5
         with torch.no_grad():
             for p, g in zip(parameters, gradients, strict=True):
-                if g is not None:
-                    p.sub_(g, alpha=1e-3)
+                if g is not None and norm > 0:
+                    p.sub_(g, alpha=1e-2 / norm)
         after = float(_told(method, batch).detach())
         method.load_state_dict(state)
         return after - before
