@@ -27,6 +27,7 @@ from domadapt.benchmark.suite import ORACLE, Entry, Suite, load_task_of, spec_of
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs, Scores, evaluate, score
 from domadapt.inference import outputs_of
+from domadapt.memory import give_back_freed_memory
 from domadapt.methods import is_source_free
 from domadapt.methods.registry import method_parts
 from domadapt.network import Network
@@ -355,6 +356,7 @@ def begin_memory(device: torch.device) -> None:
     """Forget earlier peaks, where the system allows it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    give_back_freed_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

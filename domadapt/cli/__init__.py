@@ -18,6 +18,7 @@ import typer
 from domadapt.cli.common import app, say
 from domadapt.cli.flags import known_flags, take_method_flags
 from domadapt.errors import DomadaptError
+from domadapt.memory import keep_freed_memory
 
 #: The files of the commands, in the order of ``--help``.
 _COMMANDS = (
@@ -63,6 +64,7 @@ def _sentence(error: Any, argv: list[str]) -> str:
 
 def main() -> None:
     """The entry point of ``domadapt``."""
+    keep_freed_memory()
     argv = sys.argv[1:] or ["--help"]
     code: Any = 2
     try:

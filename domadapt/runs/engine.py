@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from domadapt.errors import DomadaptError
+from domadapt.memory import keep_freed_memory
 from domadapt.runs.cell import Cell, Cells, Work
 
 #: Seconds between two looks at cells that others are at.
@@ -234,6 +235,7 @@ def _serve(
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     try:
         for cell in shared(cells, todo, first):
             pipe.send(("begins", cell.key))

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from domadapt.checkpoint import write_atomically
 from domadapt.errors import DomadaptError
+from domadapt.memory import keep_freed_memory
 from domadapt.runs.cell import Cell, Cells, Work
 from domadapt.runs.engine import PAUSE
 
@@ -63,6 +64,7 @@ class Server:
         import torch
 
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self.own, self.work = _own_folder(far), work
         file = token_file(cells, token)
         self.near = file.is_file() and file.read_text(encoding="ascii") == token
