@@ -82,6 +82,18 @@ def test_digits_has_144_cells() -> None:
     assert "digits:printed->handwritten" in suite.tasks
 
 
+def test_a_star_stands_for_the_methods_that_take_any_model() -> None:
+    suite = read_suite(HERE.parent / "benchmarks" / "digits-all.toml")
+    names = [m.name for m in suite.methods if isinstance(m, Entry)]
+    assert names[0] == "source_only"
+    assert names[-2:] == ["cdan+mcc", "target_only"]
+    assert {"adabn", "bbse", "dann", "pada", "shot"} <= set(names)
+    assert not {"coral", "mdan", "osbp"} & set(names)
+    own = Suite("own", TINY.tasks, ["*", Entry("mcc", {"temperature": 3.0})], folder=HERE).checked()
+    given = [m.given for m in own.methods if isinstance(m, Entry) and m.name == "mcc"]
+    assert given == [("temperature",)]
+
+
 def test_a_file_says_what_python_says(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     shutil.copy(HERE / "benchmark_tasks.py", tmp_path / "t.py")

@@ -16,7 +16,7 @@ from domadapt.benchmark.search import Search, expanded, read_search
 from domadapt.data import catalogue
 from domadapt.defaults import training_for
 from domadapt.errors import DomadaptError, unknown
-from domadapt.methods import method_parts
+from domadapt.methods import method_class, method_names, method_parts
 from domadapt.methods.registry import load_file
 from domadapt.report.report import BASELINE
 from domadapt.selection.registry import get_validator
@@ -41,6 +41,10 @@ _MODEL = (
     "max_length",
     "pooling",
 )
+
+
+#: What methods are made for that need another kind of task, or rows of features.
+NEED_MORE = ("closed form", "multi-source", "open set")
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Suite:
         tasks: names of tasks (``domadapt list tasks``), patterns of them (``"digits:*->*"``), or
             ``"path.py:function"``, which returns a `Task`.
         methods: names, or `Entry` with settings and a search. Of what is not said here nothing is
-            tuned.
+            tuned. ``"*"`` stands for every registered method that takes any model and a target
+            whose classes are the source's or some of them.
         seeds: of weights, order, augmentation and dropout; a number n stands for 0 to n - 1.
         model: ``name``, ``weights``, ``checkpoint``, ``head``, ``freeze``, ``bottleneck``,
             ``image_size``, ``augment``, ``max_length``, ``pooling``, as for `adapt`; the same for
@@ -253,7 +258,7 @@ def _entries(
     """All methods with all their settings: source_only first, target_only last."""
     fixed: list[Entry] = []
     found = []
-    for one in _listed("methods", given):
+    for one in _all_named(_listed("methods", given)):
         entry = Entry(one) if isinstance(one, str) else one
         if not isinstance(entry, Entry):
             raise DomadaptError(f"A method of a suite is a name or an Entry; got {one!r}.")
@@ -287,6 +292,16 @@ def _entries(
             f'{{method = "{twice[0]}", name = "...", settings = {{...}}}}.'
         )
     return entries
+
+
+def _all_named(given: Sequence[Any]) -> list[Any]:
+    """The entries with ``"*"`` written out, without the names that stand there themselves."""
+    others = {one if isinstance(one, str) else getattr(one, "method", one) for one in given}
+    every = [n for n in method_names() if method_class(n).setting not in NEED_MORE]
+    found: list[Any] = []
+    for one in given:
+        found += [n for n in every if n not in others] if one == "*" else [one]
+    return found
 
 
 def _fixed(entry: Entry, zero_shot: Mapping[str, str]) -> Entry:
