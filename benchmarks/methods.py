@@ -1,9 +1,11 @@
 """One row per method for the README and `domadapt list methods --long`.
 
+    domadapt benchmark benchmarks/digits-all.toml --out runs/digits
+    python benchmarks/methods.py --digits runs/digits    # keep its accuracies, then write the rows
     python benchmarks/methods.py --cost       # measure what a step costs, then write the rows
     python benchmarks/methods.py              # write the rows from what was measured
 
-Reads benchmarks/results/digits.json (made by accuracy.py) and benchmarks/results/cost.json, writes
+Keeps what is measured in benchmarks/results/digits.json and benchmarks/results/cost.json, writes
 domadapt/methods/measured.json, the table in README.md and benchmarks/results/digits.md.
 
 The cost is the time of a step as a multiple of `source_only`'s: LeNet, 64 + 64 images of 28 x 28,
@@ -19,18 +21,22 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from accuracy import HERE, table
 
+from domadapt.benchmark.results import FAILED, PLAN, TARGET
+from domadapt.benchmark.suite import UPPER
 from domadapt.data import from_arrays
 from domadapt.data.views import make_views
 from domadapt.methods import build_method, method_class, method_names
 from domadapt.methods import table as about
 from domadapt.network import Network
-from domadapt.report.report import versions
+from domadapt.report.report import BASELINE, versions
 from domadapt.runs.plan import ModelSpec, make_plan
 from domadapt.task import Task
 from domadapt.trainer import Trainer
@@ -112,7 +118,7 @@ def measure_cost(names: list[str]) -> dict[str, Any]:
 def digits() -> dict[str, dict[str, float]]:
     """Mean over the six pairs, and the standard deviation of that mean over seeds."""
     rows = json.loads((RESULTS / "digits.json").read_text())["rows"]
-    plain = [r for r in rows if not r["settings"]]
+    plain = [r for r in rows if r["method"] != UPPER]
     pairs = len({r["task"] for r in plain})
     found = {}
     for name in dict.fromkeys(r["method"] for r in plain):
@@ -156,19 +162,50 @@ def write_rows() -> None:
     _, _, after = rest.partition(END)
     README.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + after)
     rows = json.loads((RESULTS / "digits.json").read_text())["rows"]
-    rows.sort(key=lambda r: (r["method"] != "source_only", r["method"]))
+    rows.sort(key=lambda r: (r["method"] != BASELINE, r["method"] == UPPER, r["method"]))
     (RESULTS / "digits.md").write_text(
-        "Target accuracy in percent on the embedded digits, mean ± standard deviation over seeds "
-        "(one value: one seed), made by `python benchmarks/accuracy.py digits --threads 1` and "
-        "`python benchmarks/methods.py`.\n\n" + table(rows) + "\n"
+        "Target accuracy in percent on the embedded digits, 600 steps, mean ± standard deviation "
+        "over 3 seeds, made by `domadapt benchmark benchmarks/digits-all.toml --out runs/digits` "
+        f"and `python benchmarks/methods.py --digits runs/digits`. `{UPPER}` is trained on the "
+        "target's labels (oracle).\n\n" + table(rows) + "\n"
     )
+
+
+def keep_digits(folder: Path) -> None:
+    """Take the accuracies of a finished benchmark of digits-all.toml into results/digits.json."""
+    frame = pd.read_parquet(folder / "results.parquet")
+    kept = frame[frame["metric"].isin(["accuracy", "per_class_mean", "macro_f1"])]
+    kept = kept[kept["kind"] == TARGET]
+    rows = [
+        {
+            "task": task,
+            "method": method,
+            "seed": int(seed),
+            **dict(zip(f.metric, f.value, strict=True)),
+        }
+        for (task, method, seed), f in kept.groupby(["task", "method", "seed"], sort=False)
+    ]
+    failed = frame[frame["kind"] == FAILED][["task", "method", "seed", "reason"]]
+    suite = json.loads((folder / PLAN).read_text())["suite"]
+    about = {
+        "suite": suite["name"],
+        "model": suite["model"],
+        "training": suite["training"],
+        "versions": versions(),
+        "failed": failed.to_dict("records"),
+        "rows": rows,
+    }
+    (RESULTS / "digits.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cost", action="store_true", help="measure the cost of a step first")
     parser.add_argument("--methods", default="", help="comma-separated; default: all")
+    parser.add_argument("--digits", default="", help="folder of a benchmark of digits-all.toml")
     args = parser.parse_args()
+    if args.digits:
+        keep_digits(Path(args.digits))
     if args.cost:
         file = RESULTS / "cost.json"
         known = json.loads(file.read_text())["methods"] if file.exists() else {}

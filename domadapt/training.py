@@ -35,8 +35,8 @@ class Training:
             (the last K blocks), lp_ft (the head alone first), gradual (block after block from the
             top), bitfit, adapters:WIDTH, lora:RANK; with +discriminative, +layer_decay:RATE or
             +l2_sp; or ulmfit. See `domadapt list strategies`.
-        self_supervised: train the backbone on unlabelled target images first: simclr:STEPS or
-            reconstruction:STEPS; none does not.
+        self_supervised: train the backbone on unlabelled target samples first: simclr:STEPS or
+            reconstruction:STEPS on images, mlm:STEPS (hidden words) on texts; none does not.
         clip: largest norm of the network's gradient, and, apart from it, of the method's own
             modules; None does not clip.
         accumulate: batches whose gradients are averaged into one step.

@@ -11,7 +11,7 @@ from functools import cache
 
 import pytest
 import torch
-from small import make_batch, prepare, small_network
+from small import make_batch, small_network
 from torch import Tensor, nn
 
 from domadapt.errors import DomadaptError
@@ -58,19 +58,20 @@ def test_no_invariant_is_idle() -> None:
 
 def combined(spec: str) -> tuple[Method, list[Method]]:
     """A combination, and its parts on their own over the same network."""
-    network = small_network()
-    whole = prepare(build_method(spec, network))
-    return whole, [prepare(build_method(part, network)) for part in spec.split("+")]
+    world = subject(spec).world
+    network = world.small_network()
+    whole = world.prepare(build_method(spec, network))
+    return whole, [world.prepare(build_method(part, network)) for part in spec.split("+")]
 
 
 @pytest.mark.parametrize("name", [n for n in PAIRABLE if n != "mcc"])
 def test_combination_has_the_terms_of_both(name: str) -> None:
     whole, parts = combined(f"{name}+mcc")
-    batch = make_batch(progress=0.4)
+    batch = subject(f"{name}+mcc").world.make_batch(progress=0.4)
     torch.manual_seed(0)
     losses = whole(batch)
     torch.manual_seed(0)
-    out = parts[0].outputs(batch)
+    out = (parts[0] if parts[0].needs_target_outputs else whole).outputs(batch)
     expected: dict[str, Tensor] = {"source": parts[0].source_loss(out, batch)}
     weights = {"source": 1.0}
     for part in parts:

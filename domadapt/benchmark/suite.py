@@ -44,7 +44,7 @@ _MODEL = (
 
 
 #: What methods are made for that need another kind of task, or rows of features.
-NEED_MORE = ("closed form", "multi-source", "open set")
+NEED_MORE = ("closed form", "multi-source", "open set", "text")
 
 
 @dataclass(frozen=True)

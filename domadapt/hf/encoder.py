@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -104,6 +105,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.model = model
         self.pooling, self.pad_id, self.head = pooling, pad_id, head
+        #: The token that hides others and the ones that are never hidden, where the tokenizer is
+        #: not to be asked.
+        self.masking: tuple[int, tuple[int, ...]] | None = None
 
     def forward(self, x: Inputs) -> Tensor:
         """Features ``(n, d)`` of images ``(n, 3, h, w)``, or of texts as `TokenSamples` gives them.
@@ -114,12 +118,8 @@ class Encoder(nn.Module):
         if isinstance(x, Tensor):
             said = self.model(pixel_values=x)
         else:
-            ids, mask = x["input_ids"], x["attention_mask"]
-            if self.pad_id is not None:
-                # Batches are joined without knowing which token stands for padding.
-                ids = torch.where(mask.bool(), ids, self.pad_id)
-            types = {k: v for k, v in x.items() if k == "token_type_ids"}
-            said = self.model(input_ids=ids, attention_mask=mask, **types)
+            mask = x["attention_mask"]
+            said = self.model(**self._fields(x))
         if self.pooling == "hf":
             logits: Tensor = said.logits
             return logits
@@ -132,6 +132,21 @@ class Encoder(nn.Module):
             return hidden.mean(1)
         there = mask[..., None].to(hidden.dtype)
         return (hidden * there).sum(1) / there.sum(1).clamp_min(1.0)
+
+    def states(self, x: Mapping[str, Tensor]) -> Tensor:
+        """The last states ``(n, tokens, d)`` of all tokens of texts, whatever the pooling."""
+        prefix = str(getattr(self.model, "base_model_prefix", ""))
+        base = getattr(self.model, prefix, self.model) if self.pooling == "hf" else self.model
+        hidden: Tensor = base(**self._fields(x)).last_hidden_state
+        return hidden
+
+    def _fields(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        ids, mask = x["input_ids"], x["attention_mask"]
+        if self.pad_id is not None:
+            # Batches are joined without knowing which token stands for padding.
+            ids = torch.where(mask.bool(), ids, self.pad_id)
+        types = {k: v for k, v in x.items() if k == "token_type_ids"}
+        return {"input_ids": ids, "attention_mask": mask, **types}
 
     def transferable(self) -> dict[str, nn.Module]:
         """The embeddings and the layers in order, by their names within this module."""

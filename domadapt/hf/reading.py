@@ -156,9 +156,13 @@ def json_of(place: str, name: str) -> dict[str, Any] | None:
     return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
 
-def model_of(place: str, kind: str, trained: bool) -> Any:
-    """A model of the class `kind` of transformers, in float32; `trained`: with its weights."""
-    config = config_of(place)
+def model_of(place: str, kind: str, trained: bool, config: Any = None) -> Any:
+    """A model of the class `kind` of transformers, in float32; `trained`: with its weights.
+
+    Its configuration is that of the place, where none is given.
+    """
+    if config is None:
+        config = config_of(place)
 
     def make(library: Any, how: dict[str, Any]) -> Any:
         of = getattr(library, kind)

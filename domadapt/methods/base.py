@@ -86,14 +86,19 @@ class Method(nn.Module):
     #: The registered name.
     name: str = ""
     #: What it is made for: "closed set", "partial", "multi-source", "label shift", "open set",
-    #: "source-free", "test-time" or "closed form".
+    #: "source-free", "test-time", "text" or "closed form".
     setting: str = "closed set"
     #: What the Trainer must provide, or refuse. A method that needs no source is *source-free*: the
     #: network it is given is already trained on the source, and there is no source loss.
     needs_source: bool = True
     needs_target: bool = True
+    #: Whether a term reads what the network says of the target as it is; without, only the source
+    #: passes, and the target's samples are the terms' own affair.
+    needs_target_outputs: bool = True
     needs_strong: bool = False
     needs_batchnorm: bool = False
+    #: Whether the inputs must be texts and the backbone an encoder of them.
+    needs_text: bool = False
     #: Whether it reads class probabilities or class labels, and so cannot adapt a regression.
     needs_classes: bool = True
     #: Whether `refresh` is told of the source's validation split as well.
@@ -247,6 +252,8 @@ class Method(nn.Module):
     def outputs(self, batch: Batch) -> BatchOutputs:
         """The joint forward pass: weak views of both domains, then, if declared, strong ones."""
         x_t, n_l = batch.x_t, 0
+        if not self.needs_target_outputs and batch.x_s is not None and batch.x_l is None:
+            x_t = None
         if batch.x_l is not None and x_t is not None:
             # Labelled target samples pass with the others: BatchNorm knows two domains, not three.
             x_t, n_l = ops.join([x_t, batch.x_l]), ops.batch_size(batch.x_l)

@@ -59,6 +59,7 @@ class Combination(Method):
         self.closed_form = bool(fitted)
         self.critics = [m for m in several if m.critic_steps]
         self.critic_steps = max(m.critic_steps for m in several)
+        self.needs_target_outputs = any(m.needs_target_outputs for m in several)
         self.trains_on_confidence = any(m.trains_on_confidence for m in several)
         self.no_neutral = " ".join(m.no_neutral for m in several).strip()
         self.single_process = " ".join(m.single_process for m in several).strip()

@@ -55,6 +55,8 @@ def needs_of(cls: type[Method]) -> str:
         needs.append("a trained model, no source data")
     if cls.closed_form:
         needs.append("rows of features")
+    if cls.needs_text:
+        needs.append("texts")
     if cls.needs_batchnorm:
         needs.append("BatchNorm")
     if cls.needs_strong:

@@ -69,7 +69,7 @@ def missing_class(subject: Subject) -> None:
 @invariant(lambda subject: subject.probe.needs_source)
 def several_sources(subject: Subject) -> None:
     """The source may be several domains."""
-    method = small.prepare(subject.build(), n_domains=2)
+    method = subject.world.prepare(subject.build(), n_domains=2)
     batch = replace(subject.batch(), domain_s=torch.arange(12) // 3 % 2)
     check_finite(method, batch, "with two source domains")
 
@@ -105,11 +105,11 @@ class Scaled(nn.Module):
         return z
 
 
-@invariant()
+@invariant(lambda subject: not subject.probe.needs_text)
 def feature_scale(subject: Subject) -> None:
     """Losses and gradients are finite for features of a hundredth and a hundred times the size."""
     for scale in SCALES:
-        network = small.trained_network()
+        network = subject.world.trained_network()
         network.backbone = Scaled(network.backbone, scale)
         method = subject.ready(network=network)
         # Logits as large leave the source loss nothing to teach.
@@ -124,6 +124,8 @@ def source_order(subject: Subject) -> None:
     order = torch.tensor([8, 0, 5, 9, 7, 4, 2, 10, 3, 1, 11, 6])
 
     def shuffled(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {key: value[order] for key, value in x.items()}
         return None if x is None else x[order]
 
     keys = ("x_s", "y_s", "x_s_strong", "index_s", "domain_s")
@@ -161,7 +163,7 @@ class Words(nn.Module):
         return z
 
 
-@invariant()
+@invariant(lambda subject: not subject.probe.needs_text)
 def texts(subject: Subject) -> None:
     """Source and target texts may differ in length."""
 
@@ -174,7 +176,7 @@ def texts(subject: Subject) -> None:
     method = subject.build(network=network)
     method.setup(2 * small.POOL, small.POOL)
     batch = replace(
-        small.make_batch(6, 4),
+        subject.world.make_batch(6, 4),
         x_s=words(6, 9),
         x_t=words(4, 5),
         x_s_strong=words(6, 7),

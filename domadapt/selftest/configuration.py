@@ -110,7 +110,7 @@ def paper(subject: Subject) -> None:
 @invariant()
 def own_randomness(subject: Subject) -> None:
     """Building it draws no global random number, so that the network's are the same without it."""
-    network = small.trained_network()
+    network = subject.world.trained_network()
 
     def states() -> tuple[Any, ...]:
         numpy = np.random.get_state(legacy=False)  # noqa: NPY002

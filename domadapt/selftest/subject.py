@@ -62,11 +62,20 @@ class Subject:
             self.classes, self.settings = (method,), settings_of(method)
             self.name = method.name or method.__name__
 
+    @cached_property
+    def world(self) -> Any:
+        """The small task and networks: `small`, or `small_text` for a method of texts alone."""
+        if not any(cls.needs_text for cls in self.classes):
+            return small
+        from domadapt.selftest import small_text
+
+        return small_text
+
     def build(
         self, settings: Mapping[str, Any] | None = None, network: Network | None = None
     ) -> Method:
         """The method over `network`, by default the small one that knows the source."""
-        network = small.trained_network() if network is None else network
+        network = self.world.trained_network() if network is None else network
         if isinstance(self.method, str):
             return build_method(self.method, network, settings)
         return self.method(network, **(settings or {}))
@@ -75,11 +84,11 @@ class Subject:
         self, settings: Mapping[str, Any] | None = None, network: Network | None = None
     ) -> Method:
         """The method as it is before a step in the middle of a run."""
-        return small.prepare(self.build(settings, network))
+        return self.world.prepare(self.build(settings, network))
 
     def batch(self, n_s: int = 12, n_t: int = small.POOL, **more: Any) -> Batch:
         """`small.make_batch` without what the method says it does not need."""
-        return self.needed(small.make_batch(n_s, n_t, **more))
+        return self.needed(self.world.make_batch(n_s, n_t, **more))
 
     def needed(self, batch: Batch) -> Batch:
         """`batch` without what the method says it does not need."""
@@ -104,10 +113,11 @@ class Subject:
         **training: Any,
     ) -> Trainer:
         """A run of 8 steps on `small.small_task`, whose batches hold more target than source."""
-        method = self.build(settings, small.trained_network(dropout, width))
-        task = small.small_task(labels, sources)
+        method = self.build(settings, self.world.trained_network(dropout, width))
+        task = self.world.small_task(labels, sources)
         given = {"steps": 8, "log_every": 2, "target_batch_size": 24, "lr": 1e-2, **training}
-        return small.small_trainer(method, task, path=path, **given)
+        trainer: Trainer = self.world.small_trainer(method, task, path=path, **given)
+        return trainer
 
     def run(self, settings: Mapping[str, Any] | None = None, **how: Any) -> Left:
         """What such a run leaves; without settings it is run once for all who ask."""

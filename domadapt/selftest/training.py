@@ -19,16 +19,18 @@ from domadapt.trainer import Trainer
 
 
 @cache
-def _yardstick() -> Network:
-    """What `source_only` gives where target batches pass through the network as well."""
-    return Subject("source_only").trainer({"joint_forward": True}, dropout=0.0).fit()
+def _yardstick(world: Any, joint: bool) -> Network:
+    """What `source_only` gives; `joint`: where target batches pass through the network as well."""
+    subject = Subject("source_only")
+    subject.world = world
+    return subject.trainer({"joint_forward": joint}, dropout=0.0).fit()
 
 
 @invariant(lambda subject: subject.name != "source_only")
 def weight_zero(subject: Subject) -> None:
     """With all weights 0 it is source_only bit for bit; with any weight above 0 it is not."""
     probe = subject.probe
-    start = small.trained_network()
+    start = subject.world.trained_network()
     # Without a loss, weight decay alone would move the weights.
     how: dict[str, Any] = {} if probe.needs_source else {"weight_decay": 0.0}
 
@@ -41,7 +43,7 @@ def weight_zero(subject: Subject) -> None:
         require(small.same_parameters(kept, start), "trains is False, and yet parameters moved")
         require(not small.same_bits(kept, start), "the network is the same after the run")
         return
-    plain = _yardstick() if probe.needs_source else start
+    plain = _yardstick(subject.world, probe.needs_target_outputs) if probe.needs_source else start
     what = "source_only" if probe.needs_source else "the network that was given"
     require(not small.same_parameters(run(), plain), f"with its defaults it is {what}")
     if probe.no_neutral:
@@ -136,7 +138,7 @@ def state(subject: Subject) -> None:
     """Another instance with the state loaded gives the same losses."""
     one = subject.ready()
     subject.take_steps(one)
-    two = subject.build(network=small.small_network(seed=9))
+    two = subject.build(network=subject.world.small_network(seed=9))
     two.setup(2 * small.POOL, small.POOL)
     two.load_state_dict(one.state_dict())
     values = []
@@ -160,7 +162,7 @@ def keeps_network(subject: Subject) -> None:
     subject.take_steps(method)
     kept = method.adapted().eval()
     with torch.no_grad():
-        logits = kept(small.samples(7, 1))
+        logits = kept(subject.world.samples(7, 1))
     shape = (7, small.N_CLASSES)
     require(tuple(logits.shape) == shape, f"its logits have shape {tuple(logits.shape)}")
     require(bool(logits.isfinite().all()), "its logits are not finite")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,12 @@ def check_self_supervised(training: Training, task: Task, network: Network) -> N
     kind, _ = read_self_supervised(training.self_supervised)
     if kind == "none":
         return
-    if task.kind != "image":
+    wanted = {"text": "mlm", "image": "simclr or reconstruction"}.get(task.kind)
+    if wanted is None or kind not in wanted:
         raise DomadaptError(
-            f"Self-supervised training is for images, and {task.name} has data of kind "
-            f"{task.kind!r}; leave --self-supervised out."
+            f"Self-supervised training is for images (simclr, reconstruction) and texts (mlm), and "
+            f"{task.name} has data of kind {task.kind!r}; "
+            + ("leave --self-supervised out." if wanted is None else f"choose {wanted}.")
         )
     if not any(True for _ in network.backbone.parameters()):
         raise DomadaptError(
@@ -51,6 +54,10 @@ def check_self_supervised(training: Training, task: Task, network: Network) -> N
         raise DomadaptError(
             f"SimCLR contrasts samples of a batch, which must hold at least 2; got {size}."
         )
+    if kind == "mlm":
+        from domadapt.hf.masked import masking_of, text_encoder_of
+
+        masking_of(text_encoder_of(network, "Masked language modelling (mlm)"))
 
 
 def self_supervised(network: Network, task: Task, views: Views, training: Training) -> list[float]:
@@ -62,8 +69,11 @@ def self_supervised(network: Network, task: Task, views: Views, training: Traini
     images of the batch (`nt_xent`), over a projection that is thrown away (Chen et al., 2020,
     arXiv:2002.05709). "reconstruction": from the features of a strongly augmented view a linear
     layer predicts the image itself, averaged to at most 16 x 16 pixels (a denoising auto-encoder;
-    Vincent et al., 2008, doi:10.1145/1390156.1390294). The optimiser and its rate are those of the
-    training that follows, with a cosine schedule; the paper's large batches and LARS are not here.
+    Vincent et al., 2008, doi:10.1145/1390156.1390294). "mlm": hidden words of texts are guessed
+    (`domadapt.hf.masked.MaskedLanguage`); on the texts of the task this is the task-adaptive
+    pre-training of Gururangan et al. (2020, arXiv:2004.10964), on many more texts of its domain the
+    domain-adaptive one, and the first half of UDALM. The optimiser and its rate are those of the
+    training that follows, with a cosine schedule; SimCLR's large batches and LARS are not here.
 
     Args:
         network: with the weights that it starts from.
@@ -84,22 +94,14 @@ def self_supervised(network: Network, task: Task, views: Views, training: Traini
     with torch.random.fork_rng(devices=[place] if cuda else []):
         torch.manual_seed(seed + 104_729)
         network.to(place).train()
-        example = views.evaluation(split.fetch([0, 1]))
-        top = _top(kind, _width(network, example, place), example).to(place)
-        parameters = [*network.backbone.parameters(), *top.parameters()]
-        optimizer = _optimizer(parameters, training)
+        top = _top(kind, network, views.evaluation(split.fetch([0, 1])), place).to(place)
+        optimizer = _optimizer(network.backbone, top, training)
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+                factor = 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = group["initial_lr"] * factor
             raw = split.fetch(order.part(step, size))
-            one = _tensor(views.strong(raw, generator(seed, _FIRST, step)), place)
-            z = top(_features(network, one))
-            if kind == "simclr":
-                two = _tensor(views.strong(raw, generator(seed, _SECOND, step)), place)
-                loss = nt_xent(z, top(_features(network, two)), TEMPERATURE)
-            else:
-                x = network.normalize(_tensor(views.evaluation(raw), place))
-                loss = mse_loss(z, _small(x).flatten(1))
+            loss = _loss(kind, network, top, views, raw, (seed, step), place)
             losses.append(loss.detach())
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -132,6 +134,30 @@ def begun(
     return network
 
 
+def _loss(
+    kind: str,
+    network: Network,
+    top: nn.Module,
+    views: Views,
+    raw: Raw,
+    when: tuple[int, int],
+    place: torch.device,
+) -> Tensor:
+    """The loss of a batch; `when` is seed and step, which decide what is drawn."""
+    first, second = (generator(when[0], stream, when[1]) for stream in (_FIRST, _SECOND))
+    if kind == "mlm":
+        tokens = views.evaluation(raw)
+        assert isinstance(tokens, dict)
+        hidden: Tensor = top({k: v.to(place) for k, v in tokens.items()}, first)
+        return hidden
+    z = top(_features(network, _tensor(views.strong(raw, first), place)))
+    if kind == "simclr":
+        other = _tensor(views.strong(raw, second), place)
+        return nt_xent(z, top(_features(network, other)), TEMPERATURE)
+    x = network.normalize(_tensor(views.evaluation(raw), place))
+    return mse_loss(z, _small(x).flatten(1))
+
+
 def _features(network: Network, x: Tensor) -> Tensor:
     z: Tensor = network.backbone(network.normalize(x))
     return z.flatten(2).mean(2) if z.ndim > 2 else z
@@ -155,19 +181,25 @@ def _small(x: Tensor) -> Tensor:
     return adaptive_avg_pool2d(x, (min(SIDE, height), min(SIDE, width)))
 
 
-def _top(kind: str, width: int, example: Inputs) -> nn.Module:
+def _top(kind: str, network: Network, example: Inputs, place: torch.device) -> nn.Module:
+    """The layers over the backbone that are thrown away afterwards."""
+    if kind == "mlm":
+        from domadapt.hf.masked import MaskedLanguage, text_encoder_of
+
+        return MaskedLanguage(text_encoder_of(network, kind))
+    width = _width(network, example, place)
     if kind == "simclr":
         return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, PROJECTION))
     assert isinstance(example, Tensor)
     return nn.Linear(width, _small(example).flatten(1).shape[1])
 
 
-def _optimizer(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:
+def _optimizer(backbone: nn.Module, top: nn.Module, training: Training) -> torch.optim.Optimizer:
+    rates = (training.lr, training.lr * training.head_lr_multiple)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in module.parameters() if p.requires_grad], "lr": lr, "initial_lr": lr}
+        for module, lr in zip((backbone, top), rates, strict=True)
+    ]
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=training.lr, weight_decay=training.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-    )
+        return torch.optim.AdamW(groups, weight_decay=training.weight_decay)
+    return torch.optim.SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay)

@@ -83,13 +83,13 @@ SELF_SUPERVISED_STEPS = 500
 
 @cache
 def read_self_supervised(text: str) -> tuple[str, int]:
-    """Kind and steps of ``none``, ``simclr``, ``reconstruction``, or ``simclr:STEPS``.
+    """Kind and steps of ``none``, ``simclr``, ``reconstruction``, ``mlm``, or ``simclr:STEPS``.
 
     Raises:
         DomadaptError: it is none of these.
     """
     kind, colon, number = text.partition(":")
-    known = ("none", "simclr", "reconstruction")
+    known = ("none", "simclr", "reconstruction", "mlm")
     if kind not in known:
         raise unknown("self-supervised training", kind, known)
     if not colon:
