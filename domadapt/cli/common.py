@@ -30,7 +30,8 @@ ClassMetric = Literal[
     "h_score",
 ]
 ValueMetric = Literal["mae", "rmse", "r2", "spearman"]
-Metric = Literal[ClassMetric, ValueMetric]
+TextMetric = Literal["bleu"]
+Metric = Literal[ClassMetric, ValueMetric, TextMetric]
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -120,6 +121,11 @@ def check_metric(metric: str | None, open_set: bool, regression: bool) -> None:
     if metric is None:
         return
     known = typing.get_args(ValueMetric if regression else ClassMetric)
+    if metric == "bleu":
+        raise DomadaptError(
+            "bleu compares texts that a model wrote with references: "
+            "domadapt evaluate OUTPUTS.txt REFERENCES.txt --metric bleu, one text per line."
+        )
     if metric not in known:
         raise DomadaptError(
             f"The labels are {'measurements' if regression else 'classes'}, for which there is no "

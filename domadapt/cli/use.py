@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import typing
@@ -86,7 +87,13 @@ def predict(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a finished run; for --metric bleu a file of texts, one per line, and "
+            "DATA a file of their references."
+        ),
+    ],
     data: DataArgument,
     label_column: LabelColumn = None,
     text_column: TextColumn = None,
@@ -101,7 +108,10 @@ def evaluate(
     metric: Annotated[Metric | None, typer.Option(help="Print this metric's value alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a run's adapted model on labelled data."""
+    """Score a run's adapted model on labelled data, or texts that any model wrote (bleu)."""
+    if metric == "bleu" and not run.is_dir():
+        _evaluate_texts(run, Path(data), as_json)
+        return
     from domadapt.evaluation import score
     from domadapt.runs.saved import class_ids, load_run
     from domadapt.runs.saved import predict as probabilities
@@ -139,6 +149,17 @@ def evaluate(
     rows = zip(saved.class_names, found["per_class"], strict=True)
     for name, value in rows:
         say(f"  {name:<20} {'no sample' if value is None else f'{value:.4f}'}")
+
+
+def _evaluate_texts(outputs: Path, references: Path, as_json: bool) -> None:
+    from domadapt.translation import bleu, read_lines
+
+    found = bleu(read_lines(outputs), read_lines(references))
+    if as_json:
+        say(json.dumps(dataclasses.asdict(found)))
+        return
+    say(f"{found.bleu:.6f}")
+    say(f"{found.n} texts, {found.signature}", error=True)
 
 
 def _text_column(saved: SavedRun, given: str | None) -> str | None:
