@@ -29,9 +29,10 @@ from domadapt.inference import outputs_of
 from domadapt.methods import is_source_free, method_names
 from domadapt.network import Network
 from domadapt.report.report import BASELINE, versions
-from domadapt.runs.candidate import train_candidate
-from domadapt.runs.plan import ModelSpec, make_plan
+from domadapt.runs.candidate import Trained, train_candidate
+from domadapt.runs.plan import ModelSpec, Plan, make_plan
 from domadapt.selection.validators import label_free
+from domadapt.training import Training
 
 HERE = Path(__file__).parent
 REVIEWS = ("books", "dvd", "electronics", "kitchen")
@@ -75,6 +76,23 @@ def key_of(task: str, method: str, seed: int, settings: dict[str, Any]) -> str:
     return json.dumps([task, method, seed, kept], sort_keys=True)
 
 
+def measured(
+    plan: Plan,
+    method: str,
+    settings: dict[str, Any],
+    how: Training,
+    start: Network | None = None,
+) -> tuple[dict[str, Any], Trained]:
+    """Train a method, and say how good it is on the target: with labels, and without them."""
+    trained = train_candidate(plan, method, settings, how, start=start)
+    test = outputs_of(trained.network, plan.task.target_test, plan.views)
+    val = outputs_of(trained.network, plan.task.source_val, plan.views)
+    scores = evaluate(plan.task, test)
+    assert scores is not None
+    known = {"accuracy": scores.accuracy, "per_class_mean": scores.per_class_mean}
+    return {**known, "n": scores.n, **label_free(val, test)}, trained
+
+
 def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []
     done = {row["key"] for row in rows}
@@ -101,30 +119,23 @@ def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]
                         sources[name, seed] = train_candidate(plan, BASELINE, {}, how).network
                     start = sources[name, seed]
                 begun = time.perf_counter()
-                trained = train_candidate(plan, method, settings.get(method, {}), how, start=start)
+                row, trained = measured(plan, method, settings.get(method, {}), how, start)
                 if method == BASELINE and not settings.get(method):
                     sources[name, seed] = trained.network
-                test = outputs_of(trained.network, plan.task.target_test, plan.views)
-                val = outputs_of(trained.network, plan.task.source_val, plan.views)
-                scores = evaluate(plan.task, test)
-                assert scores is not None
                 rows.append(
                     {
                         "key": key,
                         "task": name,
                         "method": method,
                         "seed": seed,
-                        "accuracy": scores.accuracy,
-                        "per_class_mean": scores.per_class_mean,
-                        "n": scores.n,
-                        **label_free(val, test),
+                        **row,
                         "seconds": round(time.perf_counter() - begun, 1),
                         "settings": settings.get(method, {}),
                         "training": training,
                     }
                 )
                 print(
-                    f"{name} {method} seed {seed}: {scores.accuracy:.4f} ({rows[-1]['seconds']} s)",
+                    f"{name} {method} seed {seed}: {row['accuracy']:.4f} ({rows[-1]['seconds']} s)",
                     flush=True,
                 )
                 about = {
