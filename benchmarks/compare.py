@@ -54,8 +54,9 @@ skada          a fifth of the data is held out by default           `train_split
 =============  ===================================================  ===============================
 
 What BatchNorm sees is no matter of taste: pytorch-adapt can only pass the domains one after the
-other, skada only together, and domadapt does what `batch_statistics` says, together by default. So
-domadapt stands twice: as it comes, and with the domains apart, the equal of pytorch-adapt.
+other, skada only together, and domadapt does what `batch_statistics` says, apart by default. So
+domadapt stands twice: as it comes, the equal of pytorch-adapt, and with the domains together, the
+equal of skada.
 
 `pytorch-adapt as it comes` is its hooks with their defaults instead (see the file), for those who
 ask what its shortest use gives. CDAN is compared without and with weights by entropy (+E), which
@@ -114,12 +115,12 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 #: Module and function of each library, and the package whose version is noted.
 LIBRARIES = {
     "domadapt": ("with_domadapt", "train", "domadapt"),
-    "domadapt, domains apart": ("with_domadapt", "train_apart", "domadapt"),
+    "domadapt, domains together": ("with_domadapt", "train_together", "domadapt"),
     "pytorch-adapt": ("with_pytorch_adapt", "train", "pytorch-adapt"),
     "pytorch-adapt as it comes": ("with_pytorch_adapt", "train_as_it_comes", "pytorch-adapt"),
     "skada": ("with_skada", "train", "skada"),
 }
-OURS, APART = "domadapt", "domadapt, domains apart"
+OURS, TOGETHER = "domadapt", "domadapt, domains together"
 CLOCKS = ("cpu", "wall")
 #: How much faster a step must be than pytorch-adapt's, by the kind of network.
 BARS = {"lenet": 1.1, "mlp": 1.3, "features": 1.3}
@@ -375,7 +376,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 COLUMNS = (
-    *("method", "library", "accuracy", "domadapt ahead by", "domains apart ahead by"),
+    *("method", "library", "accuracy", "domadapt ahead by", "domains together ahead by"),
     *("ms", "loop", "step", "bar", "MiB added", "lines"),
 )
 
@@ -445,8 +446,8 @@ def summary(rows: list[dict[str, Any]], clock: str) -> list[dict[str, Any]]:
             "lines": next(iter(mine.values()))["lines"],
         }
         if name != OURS:
-            apart = cells.get((task, method, APART), {})
-            entry["gain"], entry["apart"] = gain_of(ours, mine), gain_of(apart, mine)
+            other = cells.get((task, method, TOGETHER), {})
+            entry["gain"], entry["together"] = gain_of(ours, mine), gain_of(other, mine)
             for what in ("loop", "step"):
                 ratios = [x for r in mine.values() for x in r[f"{clock}_{what}_ratios"]]
                 entry[what] = np.quantile(ratios, (0.5, 0.25, 0.75)).tolist()
@@ -508,7 +509,7 @@ def markdown(kept: dict[str, Any], entries: list[dict[str, Any]]) -> str:
                 e["method"],
                 e["library"],
                 f"{_pm(e['accuracy'], e['half'], '.1f')} ({e['seeds']})",
-                *("" if e.get(k) is None else _pm(*e[k], "+.1f") for k in ("gain", "apart")),
+                *("" if e.get(k) is None else _pm(*e[k], "+.1f") for k in ("gain", "together")),
                 f"{e['ms']:.1f}",
                 *(loop, step, bar, mib),
                 "" if count is None else str(count),

@@ -194,12 +194,12 @@ def test_summary_holds_the_bars_against_both_ratios() -> None:
     ours, theirs = compare.summary(rows, "cpu")
     assert "gain" not in ours
     assert theirs["gain"] == pytest.approx((0.1, 0.0), abs=1e-9)  # by pairs: no spread
-    assert theirs["apart"] is None
+    assert theirs["together"] is None
     assert theirs["loop"][0] == 1.5
     assert theirs["fast"] == [True, False]
     # The variant pairs with the peer by seed, here 0.85 - 0.80 and 0.87 - 0.81.
-    rows += [row(compare.APART, s, 0.85 + 0.02 * s, [1.0]) for s in range(2)]
-    gain, _ = compare.summary(rows, "cpu")[1]["apart"]
+    rows += [row(compare.TOGETHER, s, 0.85 + 0.02 * s, [1.0]) for s in range(2)]
+    gain, _ = compare.summary(rows, "cpu")[1]["together"]
     assert gain == pytest.approx(0.055)
     table = compare.markdown({"about": ABOUT, "rows": rows}, compare.summary(rows, "cpu"))
     assert "| dann | pytorch-adapt | 81.0 ± 2.5 (3) | +10.0 ± 0.0 | +5.5" in table

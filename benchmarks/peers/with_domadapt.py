@@ -29,9 +29,9 @@ def train(job: Job) -> Network:
     return trainer.fit(job.turn.on_log)
 
 
-def train_apart(job: Job) -> Network:
-    """BatchNorm sees one domain at a time, as it does in pytorch-adapt: a setting here."""
-    job.training = replace(job.training, batch_statistics="separate")
+def train_together(job: Job) -> Network:
+    """BatchNorm sees both domains as one batch, as it does in skada: a setting here."""
+    job.training = replace(job.training, batch_statistics="joint")
     return train(job)
 
 
