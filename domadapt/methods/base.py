@@ -297,11 +297,11 @@ class Method(nn.Module):
 
         In one pass where that is faster and the layers' rows can be told apart. One per domain is
         what a compiled backbone, whose layers cannot be reached, takes, a network that mixes its
-        rows, and images and series on a CPU, of which the smaller batch stays in the cache.
+        rows, and convolutions on a CPU, where the maps of the smaller batch stay in the cache.
         """
-        compiled = self.network.backbone._compiled_call_impl is not None
-        small = isinstance(x_s, Tensor) and x_s.ndim > 2 and x_s.device.type == "cpu"
-        if not compiled and not small and self._divisible is not False:
+        if self._divisible is None and self._rather_apart():
+            self._divisible = False
+        if self._divisible is not False:
             first = ops.undone_on(ops.RowsError, self.network)
             try:
                 with (
@@ -316,6 +316,12 @@ class Method(nn.Module):
         z_s, logits_s = self._pass(x_s)
         z_t, logits_t = self._pass(x_t)
         return torch.cat([z_s, z_t]), torch.cat([logits_s, logits_t])
+
+    def _rather_apart(self) -> bool:
+        modules = list(self.network.modules())
+        convolves = any(isinstance(m, nn.modules.conv._ConvNd) for m in modules)
+        on_cpu = all(p.device.type == "cpu" for p in self.network.parameters())
+        return self.network.backbone._compiled_call_impl is not None or (convolves and on_cpu)
 
 
 def labels(batch: Batch) -> Tensor:
