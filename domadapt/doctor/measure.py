@@ -290,6 +290,8 @@ def _paired(calls: Sequence[Tensor], batch: Batch) -> list[tuple[Tensor, Tensor]
             pairs.append((d[:n_s], d[n_s:]))
         elif queue and len(d) <= n_s and len(queue[0]) == n_t:
             pairs.append((d, queue.pop(0)))
+        elif n_t < len(d) < n_s + n_t:  # of some of several source domains, and the target
+            pairs.append((d[:-n_t], d[-n_t:]))
     return pairs
 
 

@@ -96,8 +96,8 @@ class MDAN(Method):
         losses = []
         for k, (discriminator, size) in enumerate(zip(self.discriminators, sizes, strict=True)):
             if size:
-                d_s = discriminator(reverse_gradient(out.z_s[which == k], coefficient))
-                losses.append(domain_loss(d_s, discriminator(z_t)))
+                z_s = reverse_gradient(out.z_s[which == k], coefficient)
+                losses.append(domain_loss(*discriminator.both(z_s, z_t)))
             else:
                 # Several processes must find every parameter in every step's graph.
                 losses.append(0.0 * discriminator(z_t).float().sum())
