@@ -514,7 +514,8 @@ def test_predict_and_evaluate(run: Run, finished: Path, here: Path, tmp_path: Pa
     report = json.loads((finished / "report.json").read_text())
     scored = report["candidates"][-1]["target"]
     assert scored["confusion"] == found["confusion"]
-    assert scored["auroc"] == pytest.approx(found["auroc"])
+    # The report ranks by logits, this by calibrated probabilities: nearly the same.
+    assert scored["auroc"] == pytest.approx(found["auroc"], abs=0.005)
     alone = run("evaluate done t.npz --metric macro_f1").out
     assert float(alone) == pytest.approx(found["macro_f1"], abs=1e-6)
     shown = run("evaluate done t.npz").out

@@ -339,7 +339,15 @@ def test_methods_that_read_classes_refuse() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in method_names() if not method_class(n).needs_classes] + ["dan+dann"]
+    "name",
+    [
+        *(
+            n
+            for n in method_names()
+            if not (method_class(n).needs_classes or method_class(n).needs_text)
+        ),
+        "dan+dann",
+    ],
 )
 def test_methods_that_read_no_class_train_and_repeat(name: str) -> None:
     task = small(outputs=2)

@@ -351,6 +351,8 @@ def test_resume_in_the_middle_of_a_phase_is_exact(
 def test_every_method_takes_a_strategy_or_says_why_not(name: str) -> None:
     if method_class(name).closed_form or is_source_free(name):
         pytest.skip("it goes on from another model, or maps rows")
+    if method_class(name).needs_text:
+        pytest.skip("it takes texts, and strategies of encoders are tested in test_strategies_hf")
     for finetune in ("lp_ft:0.5", "adapters:4"):
         trainer = trainer_of(finetune, name, steps=4, log_every=2)
         network = trainer.fit()

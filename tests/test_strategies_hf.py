@@ -17,6 +17,7 @@ from domadapt.errors import DomadaptError
 from domadapt.hf.encoder import build_encoder
 from domadapt.hf.saving import save_classifier
 from domadapt.network import Network
+from domadapt.runs.candidate import train_candidate
 from domadapt.runs.plan import ModelSpec, make_plan
 from domadapt.runs.saved import load_run, predict
 from domadapt.strategies.adapters import Adapted, insert_adapters
@@ -60,6 +61,20 @@ def test_lora_stands_beside_queries_and_values(tmp_path: Path) -> None:
     assert len(low_rank) == 2 * 2 * 2
     assert all(".query." in n or ".value." in n for n in low_rank)
     assert said["trained"] == 4 * 2 * (16 + 16) + 34
+
+
+@pytest.mark.parametrize(
+    "strategy", ["lp_ft:0.5", "adapters:4", pytest.param("lora:2", marks=needs_peft)]
+)
+def test_hidden_words_take_a_strategy(strategy: str, tmp_path: Path) -> None:
+    plan = make_plan(text_task(), ModelSpec(tiny_bert(tmp_path)))
+    how = Training(steps=4, batch_size=8, lr=1e-3, device="cpu", finetune=strategy, log_every=2)
+    trained = train_candidate(plan, "udalm", {}, how)
+    assert all(torch.isfinite(p).all() for p in trained.network.parameters())
+    start = plan.make_network(0).backbone.get_parameter("model.embeddings.word_embeddings.weight")
+    found = dict(trained.network.named_parameters())
+    kept = [p for n, p in found.items() if n.endswith("word_embeddings.weight")]
+    assert torch.equal(kept[0], start) == (strategy != "lp_ft:0.5")
 
 
 def test_a_vision_transformer_takes_adapters_over_its_channels(tmp_path: Path) -> None:

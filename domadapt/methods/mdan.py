@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -94,7 +97,8 @@ class MDAN(Method):
         sizes = which.bincount(minlength=self.n_domains).tolist()
         z_t = reverse_gradient(out.z_t, coefficient)
         losses = []
-        for k, (discriminator, size) in enumerate(zip(self.discriminators, sizes, strict=True)):
+        several = cast(Iterable[Discriminator], self.discriminators)
+        for k, (discriminator, size) in enumerate(zip(several, sizes, strict=True)):
             if size:
                 z_s = reverse_gradient(out.z_s[which == k], coefficient)
                 losses.append(domain_loss(*discriminator.both(z_s, z_t)))
