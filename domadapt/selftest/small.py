@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from domadapt.data import from_arrays
-from domadapt.data.views import make_views
+from domadapt.data.views import Views, make_views
 from domadapt.methods import Method, SourceView, TargetView, build_method
 from domadapt.network import Network
 from domadapt.task import Batch, Task
@@ -91,6 +91,7 @@ def small_trainer(
     settings: Mapping[str, Any] | None = None,
     path: Path | None = None,
     dropout: float = 0.0,
+    views: Views | None = None,
     **training: Any,
 ) -> Trainer:
     """A run of 12 steps over `small_task`, on the CPU."""
@@ -98,7 +99,7 @@ def small_trainer(
     built = method
     if isinstance(built, str):
         built = build_method(built, small_network(dropout=dropout), settings)
-    views = make_views("vector", None, None, scale=torch.ones(N_FEATURES))
+    views = views or make_views("vector", None, None, scale=torch.ones(N_FEATURES))
     how = Training(**given)
     return Trainer(built, task or small_task(), views, how, checkpoint_path=path, key="k")
 

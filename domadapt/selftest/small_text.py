@@ -22,7 +22,6 @@ from domadapt.selftest import small
 from domadapt.selftest.small import N_CLASSES, POOL, arrays
 from domadapt.task import Batch, Domain, Task
 from domadapt.trainer import Trainer
-from domadapt.training import Training
 
 __all__ = ["N_CLASSES", "POOL", "arrays"]
 
@@ -112,14 +111,10 @@ def small_trainer(
     **training: Any,
 ) -> Trainer:
     """As `small.small_trainer`."""
-    given = {"steps": 12, "batch_size": 16, "log_every": 3, "device": "cpu", **training}
-    built = method
-    if isinstance(built, str):
-        built = build_method(built, small_network(dropout=dropout), settings)
+    if isinstance(method, str):
+        method = build_method(method, small_network(dropout=dropout), settings)
     views = make_views("text", None, None)
-    return Trainer(
-        built, task or small_task(), views, Training(**given), checkpoint_path=path, key="k"
-    )
+    return small.small_trainer(method, task or small_task(), path=path, views=views, **training)
 
 
 def samples(n: int, domain: int, y: Tensor | None = None, gap: float = 2.0) -> dict[str, Tensor]:
