@@ -106,7 +106,7 @@ def module_state(module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def load_module_state(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+def load_module_state(module: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
     """Put back what `module_state` took; names and shapes must be the module's own."""
     own = module_state(module)
     if own.keys() != state.keys():

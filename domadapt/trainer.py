@@ -28,6 +28,7 @@ from domadapt.inference import outputs_of
 from domadapt.methods import Method, SourceView, TargetView, method_class, method_names
 from domadapt.network import Network
 from domadapt.settings import settings_of
+from domadapt.stopping import LowestLoss
 from domadapt.strategies.lora import merged
 from domadapt.strategies.tuning import Tuning, tuning_of
 from domadapt.task import Batch, Task
@@ -43,8 +44,9 @@ Watch = Callable[[Network], str]
 #: read it, and must not change it.
 Look = Callable[[int, Network], None]
 
-#: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>", and
-#: "doctor/<what>", NaN but at the points that follow an examination.
+#: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>",
+#: "doctor/<what>", NaN but at the points that follow an examination, and with ``patience``
+#: "loss/held_out", NaN but where it was measured.
 History = dict[str, list[float]]
 
 
@@ -236,6 +238,7 @@ class Trainer:
         self.stopped = ""
         self._weights_t: Tensor | None = None
         self._saved = 0
+        self._held_out = math.nan
         self.track = track
         self.accelerator = make_accelerator(training, track, track_folder)
         #: Looks at the method eight times a run, and changes nothing.
@@ -265,6 +268,21 @@ class Trainer:
             raise DomadaptError(
                 f"sam acts on the source loss, and {method.name} has none; leave it out."
             )
+        if training.patience and self.accelerator.num_processes > 1:
+            raise DomadaptError(
+                "patience looks at the network on the way, which several processes cannot follow; "
+                "use one, or leave it out."
+            )
+        if training.patience and training.ema:
+            raise DomadaptError(
+                "patience and ema each keep a network of their own at the end; leave one out."
+            )
+        #: Watches the losses on held-out samples, where the settings ask for it.
+        self.lowest = (
+            LowestLoss(method, task, views, training.patience, self.steps, training.batch_size)
+            if training.patience
+            else None
+        )
         #: What of the network trains, and when; None where all of it does, as the method says.
         self.tuning = (
             tuning_of(method.network, training, self.steps, method.name, _copies(method))
@@ -367,7 +385,8 @@ class Trainer:
         seen = set() if look is None or looks < 1 else set(look_steps(self.steps, looks)[:-1])
         started = time.perf_counter() - (self.history["seconds"][-1] if self.history else 0.0)
         batches = self._batches()
-        for step in range(self.step, self.steps):
+        over = self.lowest is not None and self.lowest.over
+        for step in range(self.step, self.step if over else self.steps):
             progress = step / self.steps
             if method.refreshes and self._due(step, method.refreshes):
                 self._refresh(progress)
@@ -430,16 +449,21 @@ class Trainer:
             if watch is not None and self.step in [int(self.steps * share) for share in CHECKS]:
                 self._share_buffers()
                 self.stopped = watch(method.network)
+            over = self._is_over() if self.lowest is not None else False
             due = self.step % training.log_every == 0 or self.step == self.steps
-            if due or self.stopped:
+            if due or over or self.stopped:
                 self._log(window, bare, time.perf_counter() - started, on_log)
             # What is stopped saves nothing more: a run that is killed now asks again.
             if self.stopped:
                 break
-            if due:
+            if due or over:
                 self._maybe_save(bare)
+            if over:
+                break
         if self.track is not None:
             accelerator.end_training()
+        if self.lowest is not None and not self.stopped:
+            self.lowest.restore(method.network)
         if tuning is not None:
             tuning.end()
         self._share_buffers()
@@ -465,6 +489,14 @@ class Trainer:
         if self.accelerator.is_main_process:
             look(self.step, rows.folded(self._adapted(), self.features))
         return time.perf_counter() - begun
+
+    def _is_over(self) -> bool:
+        """Whether the held-out loss has not fallen for long enough; it is measured where due."""
+        lowest = self.lowest
+        assert lowest is not None
+        if lowest.due(self.step):
+            self._held_out = lowest.look(self.step, self.accelerator.device)
+        return lowest.over
 
     def _examine(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
         """Let the doctor look at the method as it is before this step."""
@@ -631,6 +663,9 @@ class Trainer:
         point |= {f"loss/{name}": value for name, value in losses.items()}
         point |= {f"weight/{name}": value for name, value in window.weights.items()}
         point |= self.doctor.columns()
+        if self.lowest is not None:
+            point["loss/held_out"] = self._held_out
+            self._held_out = math.nan
         if culprit is not None:
             raise self._diverged(f"the loss term {culprit!r}", self.step)
         known = len(self.history.get("step", []))
@@ -671,6 +706,10 @@ class Trainer:
             state["sampling/target"] = self._weights_t
         if self.features is not None:
             state |= {f"features/{k}": v for k, v in self.features.tensors().items()}
+        stopping = None
+        if self.lowest is not None:
+            best, stopping = self.lowest.state()
+            state |= {f"lowest/{k}": v for k, v in best.items()}
         state["random/cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             state["random/cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
@@ -683,6 +722,7 @@ class Trainer:
             "doctor": self.doctor.state(),
             "optimizer": plain,
             "scaler": None if scaler is None else scaler.state_dict(),
+            "stopping": stopping,
             "training": asdict(self.training),
         }
         checkpoint.save_tensors(self.path, state, about)
@@ -717,6 +757,8 @@ class Trainer:
             torch.cuda.set_rng_state(parts["random"]["cuda"], self.accelerator.device)
         if about["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(about["scaler"])
+        if self.lowest is not None:
+            self.lowest.load(parts["lowest"], about["stopping"])
         self.history = about["history"]
         self.doctor.restore(about["doctor"])
         self.step = self._saved = about["step"]

@@ -48,6 +48,10 @@ class Training:
         balance: draw the batches with every class equally often: those of the source by label,
             those of the target by pseudo-labels that are renewed ten times a run (Garg et al.,
             2023, arXiv:2302.03020).
+        patience: stop where the method's losses on held-out samples have not fallen for so many
+            twentieths of the run, and keep the network of the lowest (`domadapt.stopping`); for
+            methods whose losses tell, such as source_only and udalm. 0: train to the last step and
+            keep that.
         batch_statistics: whether BatchNorm normalises each domain by its own batch ("separate",
             as if each had a forward pass of its own) or both as one batch ("joint").
         workers: processes that prepare batches; they change speed only.
@@ -77,6 +81,7 @@ class Training:
     sam: float = 0.0
     ema: float = 0.0
     balance: bool = False
+    patience: int = 0
     precision: Literal["no", "bf16", "fp16"] = "no"
     batch_statistics: Literal["joint", "separate"] = "separate"
     workers: int = 0
@@ -101,7 +106,8 @@ class Training:
                 raise DomadaptError(f"{name} must be above 0; got {value}.")
         if not 0 <= self.ema < 1:
             raise DomadaptError(f"ema must lie in [0, 1); got {self.ema}.")
-        for name in ("weight_decay", "workers", "checkpoint_every", "warmup", "seed", "sam"):
+        whole = ("workers", "checkpoint_every", "seed", "patience")
+        for name in ("weight_decay", "warmup", "sam", *whole):
             if not getattr(self, name) >= 0:
                 raise DomadaptError(f"{name} must not be negative; got {getattr(self, name)}.")
         read_strategy(self.finetune)
@@ -130,5 +136,5 @@ class Training:
         Settings that came later are left out where they change nothing: what was trained before
         there were any is known again.
         """
-        later = (("finetune", "full"), ("self_supervised", "none"))
+        later = (("finetune", "full"), ("self_supervised", "none"), ("patience", 0))
         return {k: v for k, v in asdict(self).items() if (k, v) not in later}

@@ -126,6 +126,9 @@ class Method(nn.Module):
     no_neutral: str = ""
     #: Why it cannot run on several processes (empty: it can).
     single_process: str = ""
+    #: Whether the sum of its losses on held-out samples tells how good the network is, so that
+    #: training may stop where it is lowest (the setting ``patience``).
+    loss_tells: bool = False
     #: Whether it trains on its own confidence, which then says little about accuracy.
     trains_on_confidence: bool = False
     #: Whether BatchNorm sees source and target as one batch; the Trainer sets what is asked for.

@@ -22,6 +22,7 @@ class SourceOnly(Method):
 
     needs_target = False
     needs_classes = False
+    loss_tells = True
 
     def __init__(self, network: Network, *, joint_forward: bool = False) -> None:
         super().__init__(network)

@@ -28,7 +28,8 @@ class UDALM(Method):
     up to a factor of the whole. There, the encoder has first gone through the target's texts with
     the second loss alone: the training setting ``self_supervised="mlm:STEPS"``.
 
-    Its sum may be watched instead of labels: the paper stops where it is lowest.
+    Its sum on held-out reviews may be watched instead of labels: the paper stops where it is
+    lowest, and so does the training setting ``patience``.
 
     Fails where the target has few words that the encoder does not know already, or so few texts
     that they are learnt by heart.
@@ -42,6 +43,7 @@ class UDALM(Method):
     needs_text = True
     needs_target_outputs = False
     needs_classes = False
+    loss_tells = True
     space = {"mlm_weight": (0.1, 3.0, "log")}
 
     def __init__(self, network: Network, *, mlm_weight: float = 1.0, share: float = 0.15) -> None:
