@@ -179,6 +179,56 @@ def test_the_weights_of_a_named_classifier_bring_its_head(tmp_path):
     assert made.parameters == sum(p.numel() for p in model.parameters()) - 7 * 513
 
 
+def test_the_weights_of_a_hub_bring_their_head(tmp_path, monkeypatch):
+    """An entry of torchvision's hub, which is read from a file here."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    model = models.resnet18(num_classes=1000).eval()
+    state = model.state_dict()
+    entry = models.ResNet18_Weights.IMAGENET1K_V1
+    monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: dict(state))
+    task = task_of(subset(load("digits:handwritten"), 40))
+    made = extract("resnet18=DEFAULT", task, image_size=32)
+    direct = model.fc(torch.from_numpy(made.features)).double().softmax(1).detach().numpy()
+    np.testing.assert_allclose(made.probabilities, direct, atol=1e-6)
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_a_classifier_of_hugging_face_brings_its_head(tmp_path, image):
+    """What LEEP reads are the probabilities of the model as transformers runs it."""
+    transformers = pytest.importorskip("transformers")
+    import tiny
+
+    torch.manual_seed(3)
+    if image:
+        folder = tmp_path / "vit"
+        tiny.tiny_vit(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, num_labels=5)
+        classifier = transformers.ViTForImageClassification(config).eval()
+        given = subset(load("digits:handwritten"), 30)
+    else:
+        folder = tmp_path / "bert"
+        tiny.tiny_bert(folder)
+        config = transformers.AutoConfig.from_pretrained(folder, num_labels=5)
+        classifier = transformers.BertForSequenceClassification(config).eval()
+        texts = tiny.texts("books", 30, seed=len("books"))[0]
+        given = tiny.domain("books", 30)
+    without = extract(f"hf:{folder}", task_of(given))
+    assert without.probabilities is None
+    classifier.save_pretrained(folder)
+    made = extract(f"hf:{folder}", task_of(given))
+    assert made.probabilities.shape == (len(given), 5)
+    if image:
+        z = torch.from_numpy(made.features)
+        direct = classifier.classifier(z).double().softmax(1).detach().numpy()
+    else:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        direct = classifier(**batch).logits.double().softmax(1).detach().numpy()
+    np.testing.assert_allclose(made.probabilities, direct, atol=1e-5)
+
+
 def test_the_folder_of_a_run_is_a_model(tmp_path):
     x, _ = vectors()
     task = Task(domain(), from_arrays(x + 0.5, name="t"))

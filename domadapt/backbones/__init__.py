@@ -11,8 +11,9 @@ from domadapt.backbones.build import (
     preprocessing_of,
 )
 from domadapt.backbones.of_run import is_of_run
+from domadapt.backbones.own import is_own
 from domadapt.backbones.small import conv1d, features, lenet, mlp
-from domadapt.backbones.weights import read_state
+from domadapt.backbones.weights import read_state, weights_of
 
 __all__ = [
     "LAST_LINEAR",
@@ -25,8 +26,10 @@ __all__ = [
     "default_backbone",
     "features",
     "is_of_run",
+    "is_own",
     "lenet",
     "mlp",
     "preprocessing_of",
     "read_state",
+    "weights_of",
 ]

@@ -30,7 +30,7 @@ from domadapt.backbones.hubs import (
 from domadapt.backbones.of_run import is_of_run, network_of_run
 from domadapt.backbones.own import call_own, is_own
 from domadapt.backbones.small import SMALL
-from domadapt.backbones.weights import is_file, load_weights, read_state, weights_of
+from domadapt.backbones.weights import is_file, load_weights, weights_of
 from domadapt.checkpoint import load_module_state, load_tensors
 from domadapt.data.views import Preprocessing
 from domadapt.defaults import BOTTLENECK
@@ -115,7 +115,7 @@ def build_backbone(
     example: Inputs,
     *,
     weights: str | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     n_classes: int | None = None,
     head: str | None = None,
     pooling: str | None = None,
@@ -131,8 +131,9 @@ def build_backbone(
         example: a small batch of prepared inputs, from which sizes are taken.
         weights: pre-trained weights: a file, or the name of an entry of torchvision's hub such as
             ``DEFAULT`` (of timm: ``DEFAULT`` alone). Their head, if they have one, is dropped.
-        checkpoint: a trained classifier whose head is kept: a file with its state_dict, or the
-            ``model.safetensors`` of a run, which comes back as a whole `Network`.
+        checkpoint: a trained classifier whose head is kept: a file with its state_dict, an entry
+            of a hub as in `weights`, or the ``model.safetensors`` of a run, which comes back as a
+            whole `Network`.
         n_classes: the number of the source's classes; needed with `checkpoint` and `head`.
         head: the dotted name of the head, which makes the named model a whole classifier whose
             head is kept; ``auto`` takes its last `torch.nn.Linear`, as `checkpoint` alone does.
@@ -151,7 +152,8 @@ def build_backbone(
             "Weights (of a backbone) and a checkpoint (of a whole classifier) exclude each other; "
             "give one of the two."
         )
-    from_run = checkpoint is not None and is_of_run(checkpoint)
+    run = None if checkpoint is None or not is_of_run(Path(checkpoint)) else Path(checkpoint)
+    from_run = run is not None
     if name in SMALL and head not in (None, LAST_LINEAR):
         raise DomadaptError(
             f"{name} has no head of its own to name; leave out --head ({head!r} was given)."
@@ -164,7 +166,7 @@ def build_backbone(
                 f"{name} brings its weights along; leave out weights and checkpoint. To keep a "
                 "classifier's trained head, give --head auto."
             )
-        return _of_hub(name, example, checkpoint, n_classes, head, pooling)
+        return _of_hub(name, example, run, n_classes, head, pooling)
     if pooling is not None:
         raise DomadaptError(f"pooling is for models of Hugging Face (hf:); {name} is none.")
     whole = n_classes if head is not None or (checkpoint is not None and not from_run) else None
@@ -176,10 +178,10 @@ def build_backbone(
                 f"{name} returns a whole Network; load its weights in the function and give "
                 "neither weights nor a checkpoint."
             )
-        if checkpoint is not None:
-            state, _ = load_tensors(checkpoint)
+        if run is not None:
+            state, _ = load_tensors(run)
             restore_adapters(made.model, state)
-            load_module_state(made.model, state, checkpoint)
+            load_module_state(made.model, state, run)
         return Backbone(
             made.model, made.model.head, made.preprocessing, origin_of(made.model, True)
         )
@@ -192,15 +194,14 @@ def build_backbone(
                 " For another classifier, write a function that builds it and name it as "
                 "path.py:function."
             )
-        state = read_state(checkpoint)
+        state = weights_of(name, str(checkpoint))
         check_classes(state.get(f"{made.head}.weight"), whole, str(checkpoint))
         load_weights(made.model, state, str(checkpoint), made.extra)
     backbone, kept = _split(made, name)
     check_takes(backbone, example, name)
     kind = "frozen" if name == "features" else origin_of(backbone, given)
-    if from_run:
-        assert checkpoint is not None
-        network = network_of_run(backbone, kept, checkpoint, cast(int, n_classes))
+    if run is not None:
+        network = network_of_run(backbone, kept, run, cast(int, n_classes))
         return Backbone(network, network.head, made.preprocessing, kind)
     if whole is None:
         return Backbone(backbone, None, made.preprocessing, kind, BOTTLENECK[kind])

@@ -7,3 +7,4 @@ machine needs no network. Importing this needs neither torch nor transformers.
 from domadapt.hf.reading import PREFIX as PREFIX
 from domadapt.hf.reading import is_hf as is_hf
 from domadapt.hf.reading import reads as reads
+from domadapt.hf.reading import trained_classes as trained_classes

@@ -37,6 +37,17 @@ def reads(name: str) -> Literal["text", "image"]:
     )
 
 
+def trained_classes(name: str) -> int | None:
+    """How many classes the named model was trained on; None where it is no classifier."""
+    config = config_of(place_of(name))
+    ends = ("ForSequenceClassification", "ForImageClassification")
+    made = str(next(iter(getattr(config, "architectures", None) or ()), ""))
+    regression = getattr(config, "problem_type", None) == "regression"
+    if not made.endswith(ends) or regression or config.num_labels < 2:
+        return None
+    return int(config.num_labels)
+
+
 def place_of(name: str) -> str:
     """The folder, or the name on the hub, of ``hf:...``."""
     place = name.removeprefix(PREFIX)

@@ -22,11 +22,13 @@ from domadapt.backbones import (
     Backbone,
     build_backbone,
     is_of_run,
+    is_own,
     preprocessing_of,
-    read_state,
+    weights_of,
 )
-from domadapt.data.views import Views
+from domadapt.data.views import Preprocessing, Views
 from domadapt.errors import DomadaptError
+from domadapt.hf import is_hf, trained_classes
 from domadapt.inference import outputs_of
 from domadapt.methods.registry import load_file
 from domadapt.network import Network, Normalize
@@ -161,12 +163,7 @@ def extract(
         made = _classifier(name, weights, example, task)
         if isinstance(made.module, Network):
             return _of_network(made.module, whole, views, task, "own", device)
-        normalize = None
-        if asked is not None and asked.mean is not None:
-            assert asked.std is not None
-            normalize = Normalize(torch.tensor(asked.mean), torch.tensor(asked.std))
-        assert made.head is not None
-        network = Network(made.module, made.head, None, normalize)
+        network = _whole(made, asked)
         if weights is not None:
             return _of_network(network, whole, views, task, "pretrained", device)
         got = _of_network(network, whole, views, task, "own", device)
@@ -183,10 +180,15 @@ def extract(
     kind = {"scratch": "random", "frozen": "none"}.get(made.kind, "pretrained")
     if own and weights is None:
         kind = "own"
-    head = None if weights is None else _head(name, weights, example)
-    return Extracted(
-        z.numpy(), None if head is None else _probabilities(head, z), _count(made.module), kind
-    )
+    answers = None
+    if is_hf(name):
+        classifier = _classifier_of_hub(name, example, asked)
+        if classifier is not None:
+            answers = _of_network(classifier, whole, views, task, kind, device).probabilities
+    elif weights is not None:
+        head = _head(name, weights, example)
+        answers = None if head is None else _probabilities(head, z)
+    return Extracted(z.numpy(), answers, _count(made.module), kind)
 
 
 def _takes_classes(name: str) -> bool:
@@ -202,12 +204,30 @@ def _classifier(name: str, weights: str | None, example: Inputs, task: Task) -> 
     if weights is None:
         return build_backbone(name, example, n_classes=task.n_classes, head=LAST_LINEAR)
     refused = None
-    for width in _widths(weights):
+    for width in _widths(name, weights):
         try:
-            return build_backbone(name, example, checkpoint=Path(weights), n_classes=width)
+            return build_backbone(name, example, checkpoint=weights, n_classes=width)
         except DomadaptError as error:
             refused = refused or error
     raise refused or DomadaptError(f"{weights} holds no layer that could be a classifier's head.")
+
+
+def _whole(made: Backbone, asked: Preprocessing | None) -> Network:
+    """A classifier that was divided, as one network again, for inputs as `views_for` gives them."""
+    normalize = None
+    if asked is not None and asked.mean is not None:
+        assert asked.std is not None
+        normalize = Normalize(torch.tensor(asked.mean), torch.tensor(asked.std))
+    assert made.head is not None
+    return Network(made.module, made.head, None, normalize)
+
+
+def _classifier_of_hub(name: str, example: Inputs, asked: Preprocessing | None) -> Network | None:
+    """A model of Hugging Face with the head it was trained with; None where it has none."""
+    classes = trained_classes(name)
+    if classes is None:
+        return None
+    return _whole(build_backbone(name, example, n_classes=classes, head=LAST_LINEAR), asked)
 
 
 def _of_network(
@@ -229,25 +249,25 @@ def _of_network(
 
 
 def _head(name: str, weights: str, example: Inputs) -> nn.Module | None:
-    """The head that a file of weights holds for a named classifier; None where it holds none."""
-    if ".py" in name or not Path(weights).is_file():
+    """The head that weights hold for a named classifier; None where they hold none."""
+    if is_own(name):
         return None
-    for width in _widths(weights):
+    for width in _widths(name, weights):
         try:
-            made = build_backbone(name, example, checkpoint=Path(weights), n_classes=width)
+            made = build_backbone(name, example, checkpoint=weights, n_classes=width)
         except DomadaptError:
             continue
         return made.head
     return None
 
 
-def _widths(weights: str) -> list[int]:
-    """How many classes the head in a file of weights may have, the likeliest first.
+def _widths(name: str, weights: str) -> list[int]:
+    """How many classes the head of trained weights may have, the likeliest first.
 
     It is nearly always the last matrix. Where it is not, no model of that number of classes fits
-    the file.
+    the weights.
     """
-    state = read_state(Path(weights))
+    state = weights_of(name, weights)
     found = [len(v) for k, v in state.items() if k.endswith("weight") and v.ndim in (2, 4)]
     return list(dict.fromkeys(reversed(found[-3:])))
 
