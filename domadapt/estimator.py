@@ -49,7 +49,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from torch import Tensor, nn
 
 from domadapt.closed_form.base import which
-from domadapt.data import from_arrays
+from domadapt.data import from_arrays, from_texts
 from domadapt.data.views import Views
 from domadapt.defaults import training_for
 from domadapt.errors import DomadaptError, unknown
@@ -79,8 +79,10 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
 
     It trains as `domadapt.adapt` does, with the same defaults, but one model only and without a
     report; a source-free method goes on from a ``source_only`` network that is trained first. The
-    last step is kept. Rows are vectors ``(n, d)`` (arrays, data frames, sparse matrices), series
-    or images; for counts of words, backbone ``"features"`` with augment ``"features"`` fits.
+    last step is kept. Rows are vectors ``(n, d)`` (arrays, data frames, sparse matrices), series,
+    images or texts ``(n,)`` (a list, an array or a column of strings), which need an encoder as
+    backbone, ``"hf:NAME"`` or ``"hf:FOLDER"``. For counts of words, backbone ``"features"`` with
+    augment ``"features"`` fits.
 
     A fitted classifier can be pickled; a backbone given as a module must then be picklable too.
 
@@ -95,8 +97,11 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         weights: pre-trained weights of a named backbone: a file, or ``"DEFAULT"`` from a hub.
         freeze: adapt on features that the backbone computes once.
         bottleneck: width of the layer between backbone and head; 0 for none.
-        kind: "vector", "series" or "image"; None guesses by the number of dimensions.
+        kind: "vector", "series", "image" or "text"; None guesses by the number of dimensions, and
+            takes strings for texts.
         image_size: side that images are brought to.
+        max_length: where texts are cut, in tokens; None takes 128, or the model's limit.
+        pooling: of an encoder of Hugging Face; see `ModelSpec`.
         augment: the augmentation (`domadapt.data.views.make_views`); None takes the kind's.
         val_fraction: share of the source rows of each class kept from training, for methods and
             scores that need them.
@@ -111,7 +116,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         history_: learning curves by name.
         warnings_: what the training gave reason to doubt, in words; each is also a `UserWarning`.
         source_val_accuracy_: share of the held-out source rows that are classified rightly.
-        n_features_in_: columns of ``X``; of images and series, values of a row.
+        n_features_in_: columns of ``X``; of images and series, values of a row; of texts 1.
         feature_names_in_: names of the columns, where ``X`` was a data frame.
     """
 
@@ -138,6 +143,8 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         bottleneck: int | None = None,
         kind: Kind | None = None,
         image_size: int | None = None,
+        max_length: int | None = None,
+        pooling: str | None = None,
         augment: str | None = None,
         val_fraction: float = 0.2,
         random_state: int | np.random.RandomState | None = 0,
@@ -153,6 +160,8 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         self.bottleneck = bottleneck
         self.kind = kind
         self.image_size = image_size
+        self.max_length = max_length
+        self.pooling = pooling
         self.augment = augment
         self.val_fraction = val_fraction
         self.random_state = random_state
@@ -255,7 +264,23 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def _checked(self, given: Any, *, reset: bool) -> Any:
-        """Finite numbers ``(n, ...)``; columns by number and name, as scikit-learn checks them."""
+        """Finite numbers ``(n, ...)``; columns by number and name, as scikit-learn checks them.
+
+        Texts leave as an array of strings ``(n,)``.
+        """
+        texts = _texts(given)
+        if reset:
+            self._of_texts = texts is not None
+        elif self._of_texts != (texts is not None):
+            was, now = ("texts", "none") if self._of_texts else ("numbers", "texts")
+            raise DomadaptError(
+                f"The rows that {type(self).__name__} is fitted on are {was}, and these are {now}; "
+                f"give rows of the same kind{', one string each' if self._of_texts else ''}."
+            )
+        if texts is not None:
+            if reset:
+                self.n_features_in_ = 1
+            return texts
         given = _sliceable(given)
         if not reset and getattr(given, "ndim", 2) > 2:
             # Images may be of another size; what the network takes is checked where it is told.
@@ -315,14 +340,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         names = [str(i) for i in range(len(self.classes_))]
 
         def domain(name: str, rows: Any, y: Any = None, kind: Kind | None = None) -> Domain:
-            return from_arrays(
-                rows,
-                y,
-                name=name,
-                kind=kind,
-                augment=self.augment,
-                class_names=None if y is None else names,
-            )
+            return self._domain(rows, y, name, kind, None if y is None else names)
 
         kind, sources = self.kind, []
         x_s = x if source.all() else x[source]
@@ -341,6 +359,21 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         return lambda seed: Task(
             sources, target, val_fraction=self.val_fraction, split_seed=seed, name="source->target"
         )
+
+    def _domain(
+        self,
+        rows: Any,
+        y: Any = None,
+        name: str = "X",
+        kind: Kind | None = None,
+        names: list[str] | None = None,
+    ) -> Domain:
+        """Rows as `_checked` gives them as a domain; `names` are those of the classes."""
+        if _texts(rows) is not None:
+            if kind not in (None, "text"):
+                raise DomadaptError(f"These rows are texts; got kind={kind!r}. Leave it out.")
+            return from_texts(rows, y, name=name, class_names=names)
+        return from_arrays(rows, y, name=name, kind=kind, augment=self.augment, class_names=names)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
@@ -369,6 +402,8 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
             freeze=self.freeze,
             bottleneck=self.bottleneck,
             image_size=self.image_size,
+            max_length=self.max_length,
+            pooling=self.pooling,
             augment=self.augment,
         )
         plan = make_plan(task, spec, module, device=device)
@@ -398,7 +433,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
 
     def _outputs(self, given: Any) -> Outputs:
         check_is_fitted(self)
-        split = whole(from_arrays(self._checked(given, reset=False), name="X", kind=self._kind))
+        split = whole(self._domain(self._checked(given, reset=False), kind=self._kind))
         first = self._views.evaluation(split.fetch([0]))
         if isinstance(first, Tensor) and tuple(first.shape[1:]) != self._input:
             raise DomadaptError(
@@ -517,7 +552,22 @@ def _lines() -> Progress:
 
 
 def _sliceable(x: Any) -> Any:
+    texts = _texts(x)
+    if texts is not None:
+        return texts
     return x if hasattr(x, "shape") else np.asarray(x)
+
+
+def _texts(x: Any) -> np.ndarray | None:
+    """A sequence of strings as an array ``(n,)``; None where it is something else."""
+    if getattr(x, "ndim", 1) != 1 or not hasattr(x, "__len__") or isinstance(x, str):
+        return None
+    if len(x) == 0 or not all(isinstance(one, str) for one in x):
+        return None
+    # Each string is an object of its own, however long the longest is.
+    texts = np.empty(len(x), dtype=object)
+    texts[:] = list(x)
+    return texts
 
 
 def _target_rows(sample_domain: Any, x: Any) -> np.ndarray:

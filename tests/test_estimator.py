@@ -20,6 +20,7 @@ from torch import nn
 
 from domadapt import DomainAdaptationClassifier, adapt, from_arrays
 from domadapt.closed_form import Coral
+from domadapt.data import from_texts
 from domadapt.errors import DomadaptError
 from domadapt.estimator import label_free_scorer, target_folds
 from domadapt.network import Network
@@ -281,6 +282,77 @@ def test_series_and_frozen_backbone():
     model.fit(x, y, X_target=x + 0.1)
     assert model.predict_proba(x).shape == (30, 2)
     assert (model.predict(x + 0.1) == y).mean() > 0.8
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """Texts of two domains, their labels, and the folder of an encoder."""
+    pytest.importorskip("transformers")
+    import tiny
+
+    model = tiny.tiny_bert(tmp_path / "bert")
+    x_s, y_s = tiny.texts("books", 40)
+    x_t, y_t = tiny.texts("pans", 30, seed=1)
+    return x_s, y_s, x_t, y_t, model
+
+
+def test_texts(reviews):
+    """Stacked, short, as a data frame's column, and after a pickle: the very network of `adapt`."""
+    x_s, y_s, x_t, y_t, model = reviews
+    how = {"steps": 6, "batch_size": 8}
+    one = DomainAdaptationClassifier(backbone=model, training=how, max_length=12)
+    short = one.fit(x_s, y_s, X_target=x_t)
+    p = short.predict_proba(x_t)
+    assert p.shape == (30, 2)
+    assert list(short.classes_) == ["bad", "good"]
+    d = np.repeat([1, -1], [40, 30])
+    placeholders = np.array([*y_s, *["?"] * 30])
+    both = clone(one).fit(pd.Series([*x_s, *x_t]), placeholders, sample_domain=d)
+    np.testing.assert_allclose(both.predict_proba(pd.Series(x_t)), p, atol=1e-6)
+    again = pickle.loads(pickle.dumps(short))
+    np.testing.assert_array_equal(again.predict(np.array(x_t)), short.predict(x_t))
+    assert short.score([*x_s, *x_t], [*y_s, *y_t], sample_domain=d) == pytest.approx(
+        (short.predict(x_t) == np.array(y_t)).mean()
+    )
+    # What it says of a text does not hang on the others.
+    np.testing.assert_allclose(short.predict_proba(x_t[3:4]), p[3:4], atol=1e-5)
+    task = Task(from_texts(x_s, y_s), from_texts(x_t))
+    network, _ = adapt(task, model, "mcc", training=how, look=False, keep="adapted", max_length=12)
+    ours = short.network_.state_dict()
+    for name, value in network.state_dict().items():
+        if name in ours:
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=0)
+    assert {n.split(".")[0] for n in ours} >= {"backbone", "head"}
+
+
+def test_a_search_over_texts(reviews):
+    x_s, y_s, x_t, _, model = reviews
+    d = np.repeat([1, -1], [40, 30])
+    search = GridSearchCV(
+        DomainAdaptationClassifier(backbone=model, training={"steps": 2, "batch_size": 8}),
+        {"pooling": ["mean", "first"]},
+        scoring=label_free_scorer(),
+        cv=target_folds(d, 2),
+    )
+    search.fit(np.array([*x_s, *x_t]), np.array([*y_s, *["?"] * 30]), sample_domain=d)
+    assert search.best_estimator_.predict(x_t).shape == (30,)
+
+
+def test_texts_and_numbers_do_not_mix(reviews):
+    x_s, y_s, x_t, _, model = reviews
+    numbers = np.zeros((30, 4))
+    fresh = DomainAdaptationClassifier(backbone=model, training={"steps": 1, "batch_size": 8})
+    with pytest.raises(DomadaptError, match="are texts, and these are none"):
+        fresh.fit(x_s, y_s, X_target=numbers)
+    with pytest.raises(DomadaptError, match="are texts, and these are none"):
+        fresh.fit(x_s, y_s, X_target=x_t).predict(numbers)
+    with pytest.raises(DomadaptError, match="kind='image'"):
+        clone(fresh).set_params(kind="image").fit(x_s, y_s, X_target=x_t)
+    with pytest.raises(DomadaptError, match="hf:"):
+        DomainAdaptationClassifier(training=FIVE).fit(x_s, y_s, X_target=x_t)
+    rows, labels, _, _ = domains()
+    with pytest.raises(DomadaptError, match="are numbers, and these are texts"):
+        DomainAdaptationClassifier(training=FIVE).fit(rows, labels, X_target=rows).predict(x_t)
 
 
 def test_modules_as_backbone_are_copied():

@@ -398,7 +398,7 @@ def batchnorm_apart(evidence: Evidence) -> Finding | None:
         "batchnorm_apart",
         f"Before the BatchNorm layer {layer!r} the means of source and target lie {gap:.1f} "
         "standard deviations apart: its running statistics fit neither domain. Try "
-        'batch_statistics="separate", adabn after training, or a network without BatchNorm.',
+        "adabn after training, or a network without BatchNorm.",
         {"gap": gap},
     )
 
