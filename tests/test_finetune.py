@@ -17,6 +17,7 @@ from domadapt.data import from_arrays
 from domadapt.errors import DomadaptError
 from domadapt.finetune import study as module
 from domadapt.finetune.curves import data_transferred, mean_and_spread, steps_to
+from domadapt.finetune.heads import SeveralHeads, joined, outputs_of_head, share_encoder
 from domadapt.finetune.page import called, headline, markdown, model_name, render, tables, terminal
 from domadapt.finetune.splits import (
     Size,
@@ -28,10 +29,11 @@ from domadapt.finetune.splits import (
 )
 from domadapt.finetune.study import Comparison, finetune, gathered, planned
 from domadapt.finetune.work import SCRATCH, from_scratch
+from domadapt.methods.base import BatchOutputs
 from domadapt.network import Network
 from domadapt.runs import engine
 from domadapt.runs.cell import Cells
-from domadapt.task import Domain
+from domadapt.task import Batch, Domain
 
 
 def data(n: int = 90, shift: float = 0.0, seed: int = 5) -> Domain:
@@ -69,6 +71,90 @@ def compared(folder: Path, **more: object) -> Comparison:
     for cell in engine.shared(cells, wanted):
         cells.perform(cell, work)
     return gathered(cells, wanted, work, 1, None)
+
+
+# Shared encoders
+
+
+def other(n: int = 60) -> Domain:
+    """Other classes of other samples: two halves of the plane of the first two features."""
+    x, _ = arrays(n=n, shift=0.0, seed=8)
+    return from_arrays(x, np.where(x[:, 0] > x[:, 1], "left", "right"), name="other")
+
+
+def test_heads_learn_each_among_its_own_classes() -> None:
+    """By hand: the cross-entropy over the outputs of a sample's own data set alone."""
+    task = joined([data(), other()])
+    network = Network(nn.Identity(), nn.Linear(N_FEATURES, 5))
+    method = SeveralHeads(network, task)
+    y = torch.cat([task.source_train.y[:4], task.source_train.y[-4:]])  # type: ignore[index]
+    x = torch.randn(8, N_FEATURES)
+    found = method.source_loss(BatchOutputs(logits_s=network(x)), Batch(x, y, None, 0.0))
+    first = outputs_of_head(task, "labelled", ["0", "1", "2"])
+    second = outputs_of_head(task, "other", ["left", "right"])
+    assert sorted([*first.tolist(), *second.tolist()]) == list(range(5))
+    by_hand = 0.0
+    for row, label in zip(network(x).detach(), y, strict=True):
+        own = first if label in first else second
+        by_hand += float(-row[own].log_softmax(0)[(own == label).nonzero().item()]) / 8
+    assert float(found) == pytest.approx(by_hand, rel=1e-5)
+    found.backward()  # type: ignore[no-untyped-call]
+    # A head has a gradient from samples of its own data set only.
+    for rows, own in ((first, slice(0, 4)), (second, slice(4, 8))):
+        network.zero_grad()
+        loss = method.source_loss(BatchOutputs(logits_s=network(x[own])), Batch(x, y[own], None, 0))
+        loss.backward()  # type: ignore[no-untyped-call]
+        strange = [i for i in range(5) if i not in rows]
+        assert network.head.weight.grad is not None
+        assert not network.head.weight.grad[strange].any()  # type: ignore[index]
+        assert network.head.weight.grad[rows].any()  # type: ignore[index]
+
+
+def test_a_shared_encoder_serves_every_data_set() -> None:
+    how = {"steps": 80, "batch_size": 32, "lr": 1e-2, "device": "cpu"}
+    made = share_encoder([data(), other()], pretrained(), training=how)
+    assert list(made) == ["labelled", "other"]
+    for domain, classes in ((data(), ("0", "1", "2")), (other(), ("left", "right"))):
+        network = made[domain.name]
+        assert network.n_classes == len(classes)
+        assert domain.labels is not None
+        x = torch.stack(list(domain.samples.__getitems__(range(len(domain)))))  # type: ignore[arg-type]
+        said = network(x.float()).argmax(1)
+        right = [classes[i] == str(c) for i, c in zip(said, domain.labels, strict=True)]
+        assert np.mean(right) > 0.85
+    a, b = (n.backbone.state_dict() for n in made.values())
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_sharing_is_measured_beside_the_data_alone(tmp_path: Path) -> None:
+    found = compared(tmp_path, also=[other()], sizes=["all"], compare=False)
+    assert found.strategies == ["full", "lp_ft", "full (shared)", "lp_ft (shared)"]
+    alone, shared = (found.row(s, "all") for s in ("full", "full (shared)"))
+    assert alone is not None
+    assert shared is not None
+    assert shared.samples == alone.samples, "what is counted are the samples of the data itself"
+    assert len(shared.accuracies) == len(alone.accuracies) == 2
+    assert min(shared.accuracies) > 0.5, "the other head's classes are no answers"
+    assert shared.trained == alone.trained + 2 * 17
+    assert any("other" in note for note in found.notes)
+    assert not found.best(shared=False).strategy.endswith("(shared)")
+
+
+def test_sharing_with_a_test_set_scores_it_alone(tmp_path: Path) -> None:
+    held = data(n=30, shift=0.5, seed=9)
+    how = {"also": [other()], "test": held, "folds": 1, "sizes": ["all"], "compare": False}
+    found = compared(tmp_path, **how)
+    row = found.row("full (shared)", "all")
+    assert row is not None
+    assert row.samples == 90
+    assert row.accuracy[0] > 0.5
+
+
+def test_data_that_cannot_share_are_refused() -> None:
+    with pytest.raises(DomadaptError, match="different names"):
+        joined([data(), data()])
+    with pytest.raises(DomadaptError, match="'nothing' has none"):
+        joined([data(), from_arrays(arrays(n=9)[0], name="nothing")])
 
 
 # Pure measures

@@ -51,6 +51,13 @@ def finetune_command(
             help="Compare with training from scratch over training-set sizes; keeps no model.",
         ),
     ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Other labelled data, with classes of their own: each strategy is also measured "
+            "with an encoder that learns from all, a head for each. Again for more.",
+        ),
+    ] = None,
     test: Annotated[
         str | None, typer.Option(help="Labelled data to score on. Default: folds take turns.")
     ] = None,
@@ -121,6 +128,10 @@ def finetune_command(
     scored = None
     if test is not None:
         scored = load(test, label_column, None, data_root, columns=columns, **words)
+    others = [
+        load(one, label_column, group_column, data_root, columns=columns, **words)
+        for one in also or ()
+    ]
     chosen = str(from_) if from_ is not None else f"{model}={weights}" if weights else str(model)
     asked = {k: v for k, v in training.items() if v is not None}
     options: dict[str, Any] = {
@@ -136,6 +147,7 @@ def finetune_command(
         [part.strip() for part in finetune.split(",") if part.strip()],
         out=out,
         test=scored,
+        also=others,
         compare=compare,
         sizes=None if sizes is None else sizes.split(","),
         folds=folds,

@@ -20,6 +20,7 @@ from domadapt.finetune.curves import (
     mean_and_spread,
     steps_to,
 )
+from domadapt.finetune.heads import SHARED, alone, is_shared
 from domadapt.finetune.splits import ALL, check_folds, part_of, read_sizes
 from domadapt.finetune.work import SCRATCH, FineTuneWork
 from domadapt.layers.subject import weights_hash
@@ -120,10 +121,14 @@ class Comparison:
         """What is known of a strategy at a size."""
         return next((r for r in self.rows if (r.strategy, r.size) == (strategy, size)), None)
 
-    def best(self, size: str | None = None) -> Row:
-        """The fine-tuned row of the highest mean accuracy, at the largest size by default."""
+    def best(self, size: str | None = None, shared: bool = True) -> Row:
+        """The fine-tuned row of the highest mean accuracy, at the largest size by default.
+
+        `shared`: whether those that share an encoder with other data sets are looked at, too.
+        """
         at = size or self.sizes[-1]
         found = [r for r in self.rows if r.size == at and r.strategy != SCRATCH]
+        found = [r for r in found if shared or not is_shared(r.strategy)]
         return max(found, key=lambda r: r.accuracy[0])
 
     def to_json(self) -> str:
@@ -148,6 +153,7 @@ def finetune(
     augment: str | None = None,
     max_length: int | None = None,
     pooling: str | None = None,
+    also: Sequence[Domain] = (),
     split_seed: int = 0,
     processes: int | None = None,
     retry: bool = False,
@@ -177,6 +183,10 @@ def finetune(
             ends with at the same size.
         training: settings of `Training` for all of them.
         image_size, augment, max_length, pooling: as of `adapt`.
+        also: other labelled data sets, whose classes need have nothing in common with those of
+            `domain`. Each strategy is then measured a second time with an encoder that learns from
+            all of them, a head for each ("full (shared)"); all scores are of `domain`. For the
+            networks themselves see `domadapt.finetune.share_encoder`.
         split_seed: of the folds and of what smaller sets hold.
         processes: how many at a time; by default one per core.
         retry: run failed cells again.
@@ -201,6 +211,7 @@ def finetune(
         augment=augment,
         max_length=max_length,
         pooling=pooling,
+        also=also,
         split_seed=split_seed,
     )
     if level is not None and not 0 < level <= 1:
@@ -242,6 +253,7 @@ def planned(
     augment: str | None = None,
     max_length: int | None = None,
     pooling: str | None = None,
+    also: Sequence[Domain] = (),
     split_seed: int = 0,
 ) -> tuple[FineTuneWork, list[Cell]]:
     """The cells of a comparison and what computes them; refuses what could not be done."""
@@ -285,6 +297,7 @@ def planned(
         split_seed,
         max_length,
         pooling,
+        tuple(also),
     )
     asked = read_sizes(sizes or (SIZES if compare else (ALL,)))
     task = work.task()
@@ -299,7 +312,8 @@ def planned(
                 raise
             continue
         able.append(size)
-    names = [*texts, *([SCRATCH] if compare else [])]
+    together = [text + SHARED for text in texts] if also else []
+    names = [*texts, *together, *([SCRATCH] if compare else [])]
     shared = {
         "what": "finetune",
         "data": task.fingerprint(),
@@ -310,16 +324,18 @@ def planned(
         "torch": torch.__version__,
         "domadapt": domadapt.__version__,
     }
+    others = {"also": work.shared_task().fingerprint()} if also else {}
     found = []
     for name in names:
         # Refused before anything is trained: a network that the strategy is not for.
         how = work.how(subject.kind, name, 0)
-        tuning_of(work.network(subject, name, how), how, how.steps, name)
+        tuning_of(work.network(subject, name, how), how, how.steps, alone(name))
         said = {k: v for k, v in how.asked().items() if k not in _IDLE}
+        given = {**shared, **others} if is_shared(name) else shared
         for size in able:
             for fold in range(many):
                 for seed in range(seeds):
-                    config = {**shared, "training": said, "size": str(size), "fold": fold}
+                    config = {**given, "training": said, "size": str(size), "fold": fold}
                     found.append(Cell(f"{task.name}, {size}, fold {fold}", name, seed, config))
     return work, found
 
@@ -369,6 +385,12 @@ def gathered(
         notes.append(
             f"Each trains with the defaults for what it starts from ({said}), which are tuned to "
             "no data set; --optimizer and --lr set one for all."
+        )
+    if work.also:
+        named = ", ".join(domain.name for domain in work.also)
+        notes.append(
+            f"Shared encoders learn from {named} as well, a head for each, in as many steps of as "
+            f"many samples: fewer of each batch are of {work.domain.name} then."
         )
     if work.test is None:
         notes.append(
@@ -450,12 +472,13 @@ def save_model(
 ) -> str:
     """Train the best strategy on the labelled data and keep it as a run in ``out/model``.
 
-    A fifth of the data is held out, as in every run, for calibration. Returns the strategy.
+    Those that share an encoder with other data are left aside (`share_encoder`). A fifth of the
+    data is held out, as in every run, for calibration. Returns the strategy.
     """
     from domadapt.adaptation import adapt
     from domadapt.finetune.work import STEPS
 
-    chosen = comparison.best().strategy
+    chosen = comparison.best(shared=False).strategy
     folder = out / "model"
     if (folder / "config.json").exists():
         return chosen

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from domadapt import checkpoint
 from domadapt.defaults import BackboneKind, training_for
 from domadapt.evaluation import metrics
+from domadapt.finetune.heads import SeveralHeads, alone, is_shared, joined, outputs_of_head
 from domadapt.finetune.splits import part_of, read_size
 from domadapt.inference import outputs_of
 from domadapt.layers.reinitialise import Reset, owner_of, reinitialise
@@ -58,6 +60,7 @@ class FineTuneWork:
         folds: how many; 1 with `test`.
         image_size, augment, max_length, pooling: as of `domadapt.runs.plan.ModelSpec`.
         split_seed: of the folds and of the order in which samples are taken.
+        also: other labelled data sets, which a shared encoder learns from as well (`heads`).
     """
 
     domain: Domain
@@ -70,6 +73,7 @@ class FineTuneWork:
     split_seed: int = 0
     max_length: int | None = None
     pooling: str | None = None
+    also: tuple[Domain, ...] = ()
 
     def task(self) -> Task:
         """The labelled data as a task; its splits are not those of a comparison."""
@@ -77,6 +81,10 @@ class FineTuneWork:
             return Task(self.domain, self.domain.unlabelled(), name=self.domain.name)
         name = f"{self.domain.name}, scored on {self.test.name}"
         return Task(self.domain, self.domain.unlabelled(), target_test=self.test, name=name)
+
+    def shared_task(self) -> Task:
+        """The labelled data with all others, for a shared encoder; theirs are the first samples."""
+        return joined([self.domain, *self.also], self.test)
 
     def subject(self, task: Task) -> Subject:
         """The pre-trained network for it."""
@@ -119,7 +127,7 @@ class FineTuneWork:
         given = {"steps": STEPS, "workers": 0, **self.training, "seed": seed}
         if method == SCRATCH:
             return training_for("scratch", {**given, "finetune": "full"})
-        return training_for(kind, {**given, "finetune": method})
+        return training_for(kind, {**given, "finetune": alone(method)})
 
     def network(self, subject: Subject, method: str, how: Training) -> Network:
         """The network before training."""
@@ -127,28 +135,33 @@ class FineTuneWork:
         if method == SCRATCH:
             return from_scratch(network, subject, how.seed)
         example = subject.views.evaluation(subject.task.example.fetch([0, 1]))
-        return prepare(network, method, example, how.seed)
+        return prepare(network, alone(method), example, how.seed)
 
     def __call__(self, cell: Cell, room: Path, made: Path, cells: Cells) -> dict[str, Any]:
         """Train and score a cell; its result as plain data."""
         asked = cell.config
-        subject = self.subject(self.task())
+        data, shared = self.task(), is_shared(cell.method)
+        subject = self.subject(self.shared_task() if shared else data)
         # Of texts these are tokens.
         task = subject.task
-        fold = self.fold(task, asked["fold"])
+        fold = self.fold(data if shared else task, asked["fold"])
         assert fold.train.y is not None
         size = read_size(asked["size"])
         index = part_of(fold.train.y.numpy(), size, self.split_seed + asked["fold"])
         part = dataclasses.replace(
             fold.train, indices=fold.train.indices[index], y=fold.train.y[index]
         )
+        count, outputs = len(part), torch.arange(data.n_classes)
+        if shared:
+            outputs = outputs_of_head(task, self.domain.name, data.class_names)
+            part, fold = self._with_others(task, part, fold, outputs)
         small = copy.copy(task)
         small.source_train, small.source_val = part, fold.test
         how = self.how(subject.kind, cell.method, cell.seed)
         network = self.network(subject, cell.method, how)
         state, seen = room / "state.safetensors", room / "seen.json"
         curve: list[list[float]] = checkpoint.read_json(seen) if seen.exists() else []
-        method = build_method(BASELINE, network, {})
+        method = SeveralHeads(network, task) if shared else build_method(BASELINE, network, {})
         trainer = Trainer(
             method, small, subject.views, how, checkpoint_path=state, key=f"cell {cell.key}"
         )
@@ -156,7 +169,8 @@ class FineTuneWork:
         def scored(found: Network) -> dict[str, float]:
             out = outputs_of(found, fold.test, subject.views, max_features=2)
             assert fold.test.y is not None
-            return metrics(out.logits.cpu(), fold.test.y, task.class_names)
+            y = torch.searchsorted(outputs, fold.test.y) if shared else fold.test.y
+            return metrics(out.logits.cpu()[:, outputs], y, data.class_names)
 
         def look(step: int, found: Network) -> None:
             # What a run that was killed saw after its last checkpoint it sees again.
@@ -177,13 +191,33 @@ class FineTuneWork:
         return {
             "metrics": final,
             "curve": [*curve, [trainer.steps, final["accuracy"]]],
-            "samples": len(part),
+            "samples": count,
             "scored": len(fold.test),
             "trained": said["trained"],
             "parameters": said["of"],
             "seconds": trainer.history["seconds"][-1],
             "training": asdict(how),
         }
+
+    def _with_others(
+        self, task: Task, part: Split, fold: Fold, outputs: Tensor
+    ) -> tuple[Split, Fold]:
+        """The samples of a fold and all of the other data sets, as samples of the joined task."""
+        assert part.y is not None
+        assert fold.test.y is not None
+        inputs = task.source_train.domain
+        others = np.arange(len(self.domain), len(inputs))
+        y = torch.from_numpy(labels_of(task))
+        train = Split(
+            "source_train",
+            inputs,
+            np.concatenate([part.indices, others]),
+            torch.cat([outputs[part.y], y[others]]),
+            torch.zeros(len(part) + len(others), dtype=torch.long),
+        )
+        scored = task.target_test.domain if self.test is not None else inputs
+        test = dataclasses.replace(fold.test, domain=scored, y=outputs[fold.test.y])
+        return train, Fold(train, test)
 
 
 def from_scratch(network: Network, subject: Subject, seed: int) -> Network:
