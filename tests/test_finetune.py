@@ -97,7 +97,7 @@ def test_heads_learn_each_among_its_own_classes() -> None:
     for row, label in zip(network(x).detach(), y, strict=True):
         own = first if label in first else second
         by_hand += float(-row[own].log_softmax(0)[(own == label).nonzero().item()]) / 8
-    assert float(found) == pytest.approx(by_hand, rel=1e-5)
+    assert found.item() == pytest.approx(by_hand, rel=1e-5)
     found.backward()  # type: ignore[no-untyped-call]
     # A head has a gradient from samples of its own data set only.
     for rows, own in ((first, slice(0, 4)), (second, slice(4, 8))):
@@ -475,3 +475,31 @@ def test_without_compare_the_command_keeps_a_run_that_predicts(
     )
     assert code == 0, err
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 61
+
+
+def test_the_command_finds_texts_and_checks_strategies_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    import pandas as pd
+    import tiny
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "run", in_this_process)
+    tiny.tiny_bert(tmp_path / "bert")
+    code, _, err = run_command(
+        ["finetune", "none.csv", "--model", "hf:bert", "--strategy", "lp_tf"], monkeypatch, capsys
+    )
+    assert code == 2
+    assert "no fine-tuning strategy 'lp_tf'" in err
+    for name, n in (("books", 24), ("pans", 18)):
+        texts, y = tiny.texts(name, n)
+        y = y if name == "books" else [f"{c} pan" for c in y]
+        pd.DataFrame({"id": range(n), "text": texts, "label": y}).to_csv(f"{name}.csv", index=False)
+    words = "finetune books.csv --model hf:bert --strategy full --also pans.csv --folds 2 --steps 2"
+    words += " --batch-size 6 --workers 0 --device cpu --out found --max-length 12"
+    code, _, err = run_command(words.split(), monkeypatch, capsys)
+    assert code == 0, err
+    held = json.loads((tmp_path / "found" / "finetune.json").read_text())
+    assert [row["strategy"] for row in held["rows"]] == ["full", "full (shared)"]
+    assert held["classes"] == 2

@@ -402,6 +402,20 @@ WHOLE = [[0.90], [0.92], [0.94]]
 WITHOUT = [[0.80, 0.90, 0.91], [0.85, 0.91, 0.90], [0.87, 0.94, 0.95]]
 
 
+def test_a_network_that_was_trained_too_briefly_tells_nothing_of_blocks() -> None:
+    short = [[0.5], [0.5], [0.55]]
+    rows = rows_of("whole", short) + rows_of("localised", WITHOUT)
+    probes = rows_of("probing", [[0.3, 0.7, 0.6]] * 3, 1)
+    said = headline(made(rows + probes, studies=("localised", "probing")))
+    assert "below the 70.0 of a linear probe" in said
+    assert "Raise --steps" in said
+    assert "missed" not in said
+    # A probe that is as good, or was not made, says nothing against it.
+    near = rows_of("probing", [[0.3, 0.55, 0.5]] * 3, 1)
+    for more in (near, []):
+        assert "--steps" not in headline(made(rows + more, studies=("localised", "probing")))
+
+
 def test_what_is_lost_is_paired_by_seed() -> None:
     study = made(rows_of("whole", WHOLE) + rows_of("localised", WITHOUT))
     lost = study.lost(100)

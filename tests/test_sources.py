@@ -272,3 +272,31 @@ def test_the_command_writes_its_table_and_the_selection(
     assert lines[0] == "source,index,id,score"
     assert len(lines) == 6
     assert (tmp_path / "found" / "sources.md").exists()
+
+
+def test_the_command_finds_the_texts_of_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pandas as pd
+
+    from domadapt import cli
+
+    rng = np.random.default_rng(0)
+    words = {"near": "pan pot knife stove", "far": "film actor scene plot"}
+    for name, kind in (("near", "near"), ("far", "far")):
+        texts = [" ".join(rng.choice(words[kind].split(), 9)) for _ in range(30)]
+        pd.DataFrame({"review": texts, "label": rng.integers(2, size=30)}).to_csv(
+            tmp_path / f"{name}.csv", index=False
+        )
+    (tmp_path / "target").mkdir()
+    for i in range(20):
+        text = " ".join(rng.choice(words["near"].split(), 9))
+        (tmp_path / "target" / f"{i}.txt").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for target in ("target", "near.csv"):
+        monkeypatch.setattr("sys.argv", ["domadapt", "rank-sources", target, "far.csv", "near.csv"])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code in (0, None), capsys.readouterr().err
+        said = capsys.readouterr().out
+        assert said.index("\nnear ") < said.index("\nfar ")

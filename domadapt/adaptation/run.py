@@ -229,7 +229,7 @@ def adapt(
         },
         training=asdict(how),
         method=dict(chosen.candidate.settings),
-        versions=versions(),
+        versions=versions(plan.spec.name, how.finetune),
         seed=seed,
         command=command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -17,9 +17,9 @@ from domadapt.cli.common import (
     TextColumn,
     app,
     check_metric,
+    column_of_texts,
     is_table,
     load,
-    reads_texts,
     say,
 )
 from domadapt.cli.flags import method_flags, training_flags
@@ -351,8 +351,7 @@ def make_task(request: dict[str, Any]) -> Task:
     text_column = request.get("text_column")
     arguments = request["arguments"]
     model = arguments.get("model") or arguments.get("checkpoint_file")
-    if text_column is None and model is not None and reads_texts(model):
-        text_column = "auto"
+    text_column = column_of_texts(text_column, model)
 
     def read(place: str, **more: Any) -> Domain:
         # The label column is the tables' affair; it is refused where there is no table at all.

@@ -109,6 +109,31 @@ def reads_texts(model: str) -> bool:
     return bool(read_config(Path(model))["kind"] == "text")
 
 
+def column_of_texts(asked: str | None, *models: str | None) -> str | None:
+    """The column of the texts of a table: as asked, else found by itself where a model reads texts.
+
+    None where samples are numbers.
+    """
+    return asked or ("auto" if any(reads_texts(m) for m in models if m is not None) else None)
+
+
+def holds_texts(spec: str, label_column: str | None) -> bool:
+    """Whether data are texts: a folder of them, or a table with strings and no other numbers than
+    labels.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    from domadapt.data.table import read_frame
+    from domadapt.data.text import LABEL_COLUMNS
+
+    if not is_table(spec):
+        return Path(spec).is_dir() and any(Path(spec).rglob("*.txt"))
+    frame = read_frame(Path(spec), texts=True)
+    special = {label_column} if label_column is not None else set(LABEL_COLUMNS)
+    inputs = [frame[c] for c in frame.columns if str(c) not in special]
+    return bool(inputs) and not any(is_numeric_dtype(column) for column in inputs)
+
+
 def is_table(spec: str) -> bool:
     """Whether data are a table, which has named columns."""
     from domadapt.data.table import EXTENSIONS

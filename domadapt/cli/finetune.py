@@ -13,6 +13,7 @@ from domadapt.cli.common import (
     GroupColumn,
     LabelColumn,
     app,
+    column_of_texts,
     load,
     say,
     write,
@@ -121,8 +122,13 @@ def finetune_command(
     from domadapt.finetune.page import markdown, render, terminal
     from domadapt.finetune.study import finetune as study
     from domadapt.finetune.study import save_model
+    from domadapt.strategies.spec import read_strategy
 
-    words = {"labelled": True, "text_column": text_column}
+    column = column_of_texts(text_column, None if from_ is None else str(from_), model)
+    words = {"labelled": True, "text_column": column}
+    texts = [part.strip() for part in finetune.split(",") if part.strip()]
+    for text in texts:
+        read_strategy(text)
     domain = load(source, label_column, group_column, data_root, **words)
     columns = getattr(domain.samples, "columns", None) if text_column is None else None
     scored = None
@@ -144,7 +150,7 @@ def finetune_command(
     found = study(
         domain,
         chosen,
-        [part.strip() for part in finetune.split(",") if part.strip()],
+        texts,
         out=out,
         test=scored,
         also=others,

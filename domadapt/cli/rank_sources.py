@@ -9,7 +9,16 @@ from typing import Annotated
 
 import typer
 
-from domadapt.cli.common import DataRoot, LabelColumn, app, load, say, write
+from domadapt.cli.common import (
+    DataRoot,
+    LabelColumn,
+    app,
+    column_of_texts,
+    holds_texts,
+    load,
+    say,
+    write,
+)
 from domadapt.errors import DomadaptError
 
 
@@ -55,10 +64,13 @@ def rank_sources_command(
     from domadapt.sources.rank import markdown, rank_sources, terminal
     from domadapt.sources.rank import select as chosen_of
 
-    domain = load(target, label_column, None, data_root, text_column=text_column)
+    column = column_of_texts(text_column, model)
+    if column is None and all(holds_texts(place, label_column) for place in (target, *sources)):
+        column = "auto"
+    domain = load(target, label_column, None, data_root, text_column=column)
     columns = getattr(domain.samples, "columns", None) if text_column is None else None
     candidates = [
-        load(place, label_column, None, data_root, columns=columns, text_column=text_column)
+        load(place, label_column, None, data_root, columns=columns, text_column=column)
         for place in sources
     ]
     found = rank_sources(

@@ -13,8 +13,8 @@ from domadapt.cli.common import (
     LabelColumn,
     TextColumn,
     app,
+    column_of_texts,
     load,
-    reads_texts,
     say,
 )
 from domadapt.errors import DomadaptError
@@ -93,7 +93,7 @@ def rank(
         data_root,
         labelled=True,
         regression=task_type == "regression",
-        text_column=text_column or ("auto" if any(map(reads_texts, models)) else None),
+        text_column=column_of_texts(text_column, *models),
     )
     found = ranked(
         models,

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from domadapt.finetune.heads import alone, is_shared
 from domadapt.finetune.study import NEAR, Comparison, Row
 from domadapt.finetune.work import SCRATCH
 from domadapt.report.figures import (
@@ -154,13 +155,15 @@ def headline(comparison: Comparison) -> list[str]:
 
 def meanings(comparison: Comparison) -> list[str]:
     """What each part of the compared strategies means."""
-    parts = [p for n in comparison.strategies if n != SCRATCH for p in n.split("+")]
+    parts = [p for n in comparison.strategies if n != SCRATCH for p in alone(n).split("+")]
     found = []
     for name in dict.fromkeys(part.partition(":")[0] for part in parts):
         if name in RECIPES:
             found.append(f"{name}: {RECIPES[name]} with the slanted triangle of learning rates")
         else:
             found.append(f"{name}: {(BASES.get(name) or MODIFIERS[name])[1]}")
+    if any(map(is_shared, comparison.strategies)):
+        found.append("shared: the encoder learns from the other data sets as well, a head for each")
     if SCRATCH in comparison.strategies:
         found.append(
             "from scratch: the same network with everything it had learnt taken from it, trained "

@@ -101,6 +101,8 @@ def _point(ax: Axes, x: float, value: Interval, factor: int, colour: str, marker
     ax.plot(x, factor * value.mean, marker, color=colour, markersize=5)
 
 
+#: Scores that do not depend on a block, and how their lines are broken.
+LEVELS: dict[str, tuple[int, tuple[int, ...]]] = {"whole": (0, (8, 3)), "scratch": (0, (1, 3))}
 _STYLE = {
     "progressive": ("-", "o", "fine-tuned, blocks up to here kept, rest anew"),
     "anb+": ("-", "o", "fine-tuned, blocks up to here kept, rest anew"),
@@ -131,27 +133,37 @@ def _draw_curves(ax: Axes, study: LayerStudy, curves: Sequence[str]) -> None:
                 low = [f * (v.low or 0.0) for _, v in ends]
                 high = [f * (v.high or 0.0) for _, v in ends]
                 ax.fill_between([p for p, _ in ends], low, high, color=colour, alpha=0.13, lw=0)
-        scratch = study.curve("scratch", size).get(0)
-        if scratch is not None:
-            ax.axhline(
-                f * scratch.mean, color=colour, linewidth=1, alpha=0.8, linestyle=(0, (1, 3))
-            )
-    _dress(ax, "Score if only blocks up to here keep their pre-training; of a probe, here")
+        for name, dashes in LEVELS.items():
+            level = study.curve(name, size).get(0)
+            if level is not None:
+                ax.axhline(f * level.mean, color=colour, linewidth=1, alpha=0.8, linestyle=dashes)
+    tuned, probed = [n for n in curves if n != "probing"], "probing" in curves
+    kept = "Score if only some blocks keep their pre-training"
+    said = f"{kept}, and of a probe of each" if probed else kept
+    _dress(ax, said if tuned else "Score of a linear probe of each block of the frozen network")
     ax.set_ylabel(f"held-out {METRIC_WORDS[study.metric]}{' (%)' if f == 100 else ''}")
     known = [v for v in seen if math.isfinite(v)]
     if f == 100 and known:
-        least = min([*known, *_scratches(study)])
-        ax.set_ylim(max(0.0, least - 6), min(101.5, max(known) + 6))
+        known += [v for name in LEVELS for v in _levels(study, name)]
+        ax.set_ylim(max(0.0, min(known) - 6), min(101.5, max(known) + 6))
 
 
-def _scratches(study: LayerStudy) -> list[float]:
-    found = [study.curve("scratch", size).get(0) for size in study.sizes]
+def _levels(study: LayerStudy, name: str) -> list[float]:
+    found = [study.curve(name, size).get(0) for size in study.sizes]
     return [study.factor * v.mean for v in found if v is not None]
 
 
 def _handles(study: LayerStudy, curves: Sequence[str], above: bool) -> list[Line2D]:
     handles = [
-        Line2D([], [], color=COLOURS[k % len(COLOURS)], linewidth=3, label=size_name(study, size))
+        Line2D(
+            [],
+            [],
+            color=COLOURS[k % len(COLOURS)],
+            marker="s",
+            markersize=7,
+            linestyle="none",
+            label=size_name(study, size),
+        )
         for k, size in enumerate(study.sizes)
     ]
     for name in curves:
@@ -169,9 +181,14 @@ def _handles(study: LayerStudy, curves: Sequence[str], above: bool) -> list[Line
                 label=words,
             )
         )
-    if _scratches(study) and curves:
-        words = "nothing kept: from scratch"
-        handles.append(Line2D([], [], color=BEFORE, linestyle=(0, (1, 3)), label=words))
+    for name, words in (
+        ("whole", "all kept: the whole network fine-tuned"),
+        ("scratch", "nothing kept: from scratch"),
+    ):
+        if _levels(study, name) and curves:
+            handles.append(
+                Line2D([], [], color=BEFORE, linewidth=1, linestyle=LEVELS[name], label=words)
+            )
     if len(study.seeds) > 1:
         words = f"{100 * LEVEL:.0f} % interval over {len(study.seeds)} seeds"
         handles.append(Line2D([], [], color=BEFORE, linewidth=5, alpha=0.4, label=words))

@@ -242,6 +242,10 @@ def called(block: str) -> str:
     return f"block {block}" if block.isdigit() or len(block) == 1 else block
 
 
+#: How far below a linear probe a fine-tuned network shows that it was trained too briefly.
+BEHIND = 0.05
+
+
 def headline(study: LayerStudy) -> str:
     """The story in a sentence: which block is missed most, by how much, with how many samples."""
     parts = []
@@ -265,9 +269,29 @@ def headline(study: LayerStudy) -> str:
         else:
             parts.append(f"{where} no single block is clearly missed (most {name}, {amount})")
     if not parts:
-        return _without_windows(study)
+        return _too_brief(study) or _without_windows(study)
     said = "; ".join(parts)
-    return f"{said[0].upper()}{said[1:]}.{_first_blocks(study)}"
+    once = " One seed: nothing is known of the spread." if len(study.seeds) == 1 else ""
+    return _too_brief(study) or f"{said[0].upper()}{said[1:]}.{_first_blocks(study)}{once}"
+
+
+def _too_brief(study: LayerStudy) -> str:
+    """Why nothing can be said of blocks: the fine-tuned network ends below a probe of a frozen one.
+
+    Empty where it does not, or where it is not known.
+    """
+    if study.metric not in SHARES:
+        return ""
+    for size in study.sizes:
+        whole, probes = study.curve("whole", size).get(0), study.curve("probing", size)
+        best = max((v.mean for v in probes.values()), default=-math.inf)
+        if whole is not None and whole.mean < best - BEHIND:
+            return (
+                f"Fine-tuned with {size_name(study, size)} the whole network ends at "
+                f"{shown(study, whole)}, below the {study.factor * best:.1f} of a linear probe of "
+                "it frozen: it was trained too briefly to say which blocks matter. Raise --steps."
+            )
+    return ""
 
 
 def _first_blocks(study: LayerStudy) -> str:

@@ -169,7 +169,9 @@ def _draw_curve(ax: Axes, candidates: Sequence[Candidate], term: str) -> None:
         line = _smooth(raw)
         colour = colour_of(c, candidates)
         ax.plot(steps, raw, color=colour, linewidth=0.7, alpha=0.35)
-        ax.plot(steps, line, color=colour, linewidth=1.6)
+        # A run too short for a line still has its points.
+        marker = "o" if len(steps) < 3 else ""
+        ax.plot(steps, line, color=colour, linewidth=1.6, marker=marker, markersize=4)
         low, high = min(low, float(line.min())), max(high, float(line.max()))
     wide = low > 0 and high > 100 * low
     if wide:

@@ -295,10 +295,22 @@ def _described_values(task: Task) -> dict[str, Any]:
     return {"task_type": "regression", "fifths": names}
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python, of domadapt and of the libraries that a result depends on."""
+def versions(model: str | None = None, finetune: str = "full") -> dict[str, str]:
+    """Versions of Python, of domadapt and of the libraries that a result depends on.
+
+    Args:
+        model: the name of the backbone, which may come from a library of its own.
+        finetune: the strategy, which may need one.
+    """
     found = {"python": platform.python_version()}
+    names: tuple[str, ...]
     names = ("domadapt", "torch", "torchvision", "accelerate", "numpy", "scikit-learn", "openTSNE")
+    if model is not None and model.startswith("hf:"):
+        names += ("transformers", "tokenizers", "safetensors")
+    if model is not None and model.startswith("timm:"):
+        names += ("timm",)
+    if finetune.startswith("lora"):
+        names += ("peft",)
     for name in names:
         try:
             found[name] = metadata.version(name)

@@ -154,6 +154,8 @@ def train_candidate(
     if start is not None and is_source_free(method):
         network = closed_network(copy.deepcopy(start)).train()
     elif folder is None or not (folder / RESULT).exists():
+        if progress is not None and training.self_supervised != "none":
+            progress.stage(f"self-supervised training, {training.self_supervised}", 0)
         network = begun(network, plan.task, plan.views, training, _shared(plan, training, folder))
     prepare(network, training.finetune, plan.example, training.seed)
     built = build_method(method, network, settings)
