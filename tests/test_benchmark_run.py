@@ -21,6 +21,7 @@ import torch
 
 from domadapt import adapt, cli
 from domadapt.benchmark import Benchmark, Suite, read_suite, report
+from domadapt.benchmark import pace as pace_module
 from domadapt.benchmark import work as work_module
 from domadapt.benchmark.cells import cells_of, planned
 from domadapt.benchmark.choice import judged, of_rank
@@ -389,7 +390,7 @@ def test_fair_play_is_seen_and_missed(whole: tuple[Path, Benchmark]) -> None:
         assert "dan" in broken[what].found
 
 
-def test_how_far_it_is(whole: tuple[Path, Benchmark]) -> None:
+def test_how_far_it_is(whole: tuple[Path, Benchmark], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = whole[0]
     _, cells = read_plan(folder)
     pace = Follower(Cells(folder), cells).look()
@@ -406,6 +407,20 @@ def test_how_far_it_is(whole: tuple[Path, Benchmark]) -> None:
     assert len(said) == 1
     with pytest.raises(DomadaptError, match="holds no benchmark"):
         read_plan(folder / "cells")
+
+    class Enough(Exception):
+        pass
+
+    def listen(line: str) -> None:
+        said.append(line)
+        if len(said) == 4:
+            raise Enough
+
+    # One that waits for what nobody does says so, again and again.
+    monkeypatch.setattr(pace_module, "QUIET", 0.02)
+    with pytest.raises(Enough):
+        watch(folder, more, listen, 0.01)
+    assert all("No cell was finished for" in line for line in said[2:])
 
 
 @pytest.mark.parametrize(

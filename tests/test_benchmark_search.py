@@ -414,6 +414,10 @@ def test_the_table_of_searches_by_hand(whole: tuple[Path, Benchmark]) -> None:
     assert "## Searched settings" in text
     assert "| dan | 3 | class_ami |" in text
     assert "best (oracle)" in text
+    kept = text[text.index("## Chosen settings") :]
+    said = next(line for line in kept.splitlines() if line.startswith("| dan |"))
+    assert said.split("|")[2].strip() == (row.settings[found.summary.tasks[0]] or "as given")
+    assert ("mmd_weight" in said) == (not row.kept)
 
 
 def test_budgets_are_said_and_unequal_ones_named(whole: tuple[Path, Benchmark]) -> None:

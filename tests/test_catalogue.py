@@ -529,3 +529,40 @@ def test_every_task_at_hand_of_the_small_collections_can_be_built() -> None:
         task = catalogue.task(name, DATA)
         assert task.has_test_labels
         assert task.name == name
+
+
+ROOM = """
+from domadapt.data import from_arrays
+from domadapt.data.catalogue.collection import Collection
+
+def moons(name, part, where):
+    return from_arrays([[0.0, 1.0], [1.0, 0.0]] * 10, ["up", "down"] * 10, name=name)
+
+COLLECTIONS = {
+    "moons": Collection("two moons", "embedded", "the package", 2, ("upright", "turned"), moons)
+}
+"""
+
+
+def test_a_new_room_needs_be_named_nowhere(tmp_path: Path) -> None:
+    """A copy of the package with a file more knows its data."""
+    import shutil
+
+    import domadapt
+
+    copy = tmp_path / "domadapt"
+    shutil.copytree(Path(domadapt.__file__).parent, copy, ignore=shutil.ignore_patterns("*.pyc"))
+    (copy / "data" / "catalogue" / "moons.py").write_text(ROOM)
+    code = (
+        "from domadapt.data import catalogue, load_task; "
+        "print([e.name for e in catalogue.tasks() if 'moons' in e.name]); "
+        "print(load_task('moons:upright->turned').class_names)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "['moons:upright->turned', 'moons:turned->upright']",
+        "('down', 'up')",
+    ]

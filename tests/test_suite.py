@@ -143,6 +143,8 @@ def test_a_file_says_what_python_says(tmp_path: Path) -> None:
         ('tasks = ["digits:*->*"]\nmethods = ["mcc"]\nsedes = 3', "Did you mean 'seeds'"),
         ('tasks = ["digits:*->*"]\nmethods = ["mc"]', "There is no method 'mc'. Did you mean"),
         ('tasks = ["nothing:*->*"]\nmethods = ["mcc"]', "No named task is like"),
+        ('tasks = ["digits:prnted->*"]\nmethods = ["mcc"]', "mean those like 'digits:printed->"),
+        ('tasks = ["a.csv->b.csv"]\nmethods = ["mcc"]', "file.py:function"),
         ('tasks = []\nmethods = ["mcc"]', "tasks as a list of one or more"),
         ('tasks = "digits:*->*"\nmethods = ["mcc"]', "tasks as a list of one or more"),
         ('tasks = [3]\nmethods = ["mcc"]', "tasks of a suite are names; got 3"),

@@ -9,7 +9,7 @@ from typing import Any
 from domadapt.benchmark.baselines import LINEAR_PROBE, NOT_ADAPTED, ZERO_SHOT
 from domadapt.benchmark.fair import Check
 from domadapt.benchmark.published import Figure, Published
-from domadapt.benchmark.statistics import Interval
+from domadapt.benchmark.statistics import FEWEST, Interval
 from domadapt.benchmark.suite import ORACLE, UPPER
 from domadapt.benchmark.summary import Standing, Summary
 from domadapt.report.report import BASELINE
@@ -86,7 +86,7 @@ def sections(summary: Summary, published: Published | None = None) -> list[Secti
     """The tables that only some benchmarks have: searches, checkpoints, published figures."""
     found = []
     if summary.searches:
-        found.append(_searched(summary))
+        found += [_searched(summary), _chosen_settings(summary)]
     if summary.checkpoints:
         found.append(_side_by_side(summary))
     if published is not None and published.rows:
@@ -109,7 +109,7 @@ def latex(summary: Summary, published: Published | None = None) -> str:
         " & ".join(_escaped(head) for head in heads) + r" \\",
         r"\midrule",
     ]
-    best = _best(summary)
+    best, best_mean = _best(summary), _best_mean(summary)
     for one in summary.standings:
         if one.oracle:
             lines.append(r"\midrule")
@@ -121,7 +121,11 @@ def latex(summary: Summary, published: Published | None = None) -> str:
             cells.append(
                 "--" if value is None else (rf"$\mathbf{{{text}}}$" if bold else f"${text}$")
             )
-        cells.append("--" if one.mean is None else f"{100 * one.mean:.1f}")
+        text = _mean(one, r" \pm ")
+        bold = one.mean is not None and _adapts(one) and one.mean >= best_mean
+        cells.append(
+            "--" if one.mean is None else (rf"$\mathbf{{{text}}}$" if bold else f"${text}$")
+        )
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", ""]
     if published is not None and published.rows:
@@ -132,7 +136,7 @@ def latex(summary: Summary, published: Published | None = None) -> str:
 
 
 def _accuracies(summary: Summary) -> str:
-    best = _best(summary)
+    best, best_mean = _best(summary), _best_mean(summary)
     rows = []
     for one in summary.standings:
         cells = [_titled(one)]
@@ -143,7 +147,8 @@ def _accuracies(summary: Summary) -> str:
                 text += f" ({value.n} of {summary.seeds} seeds)"
             bold = value is not None and _adapts(one) and value.mean >= best[task]
             cells.append(f"**{text}**" if bold else text)
-        cells.append(_percent(one.mean))
+        bold = one.mean is not None and _adapts(one) and one.mean >= best_mean
+        cells.append(f"**{_mean(one, ' ± ')}**" if bold else _mean(one, " ± "))
         rows.append(cells)
     return _table(["method", *short_names(summary.tasks), "mean"], rows)
 
@@ -187,7 +192,7 @@ def _comparisons(summary: Summary) -> str:
                 _titled(one),
                 NOTHING if p is None else f"{100 * p.difference:+.1f}",
                 NOTHING if p is None else f"{p.wins} / {p.losses}",
-                NOTHING if p is None else f"{p.p_holm:.3f}{'*' * marked}",
+                NOTHING if p is None or not p.tells else f"{p.p_holm:.3f}{'*' * marked}",
                 NOTHING if one.gap is None else f"{round(100 * one.gap)} %",
                 NOTHING if one.method == BASELINE or not _adapts(one) else f"{below} of {of}",
                 NOTHING if one.rank is None else f"{one.rank:.2f}",
@@ -199,11 +204,13 @@ def _comparisons(summary: Summary) -> str:
         )
     said = (
         "Difference: mean over tasks in points. p: Wilcoxon's signed-rank test over tasks, "
-        f"corrected by Holm; * below {LEVEL}. Gap closed: (method - source_only) / (target_only - "
-        "source_only) of the means over tasks. Negative transfers: cells below source_only of the "
-        "same task and seed. Set aside: cells that the guard refuses without target labels. Time "
-        "is of training, relative to source_only; a source-free method begins after it. Memory is "
-        "the largest peak of a process, data included."
+        f"corrected by Holm; * below {LEVEL}; it needs {FEWEST} tasks to tell anything. Gap "
+        "closed: (method - source_only) / (target_only - source_only) of the means over tasks. "
+        "Negative transfers: cells below source_only of the same task and seed. Set aside: cells "
+        "that the guard refuses without target labels. Time is of training, by the clock, relative "
+        "to source_only of the same task and seed; a source-free method begins after it. Cells "
+        "that ran at other times or beside other work (a benchmark that went on later) compare "
+        "badly in it. Memory is the largest peak of a process, data included."
     )
     return f"{_table(heads, rows)}\n\n{said}"
 
@@ -232,7 +239,7 @@ def _picked(summary: Summary) -> str:
             f"{100 * pick.regret:.1f}",
             f"{pick.below} of {pick.pools}",
             ", ".join(
-                f"{name} {count}"
+                f"{name} ({count} times)"
                 for name, count in sorted(pick.picks.items(), key=lambda item: -item[1])
             ),
         ]
@@ -356,8 +363,18 @@ def _searched(summary: Summary) -> Section:
             f" On average over methods the choice is {honest} points from the settings as given, "
             f"and hindsight {hindsight}."
         )
-    said += " What was tried and chosen stands in results.parquet, in the rows of kind trial."
+    said += " What was tried stands in results.parquet, in the rows of kind trial."
     return Section("Searched settings", heads, rows, said)
+
+
+def _chosen_settings(summary: Summary) -> Section:
+    short = short_names(summary.tasks)
+    rows = [
+        [one.method, *(one.settings.get(task, NOTHING) or "as given" for task in summary.tasks)]
+        for one in summary.searches
+    ]
+    said = "What the rows of searched methods were trained with, task by task."
+    return Section("Chosen settings", ["method", *short], rows, said)
 
 
 def _side_by_side(summary: Summary) -> Section:
@@ -445,6 +462,18 @@ def _best(summary: Summary) -> dict[str, float]:
         task: max((one.tasks[task].mean for one in honest if task in one.tasks), default=2.0)
         for task in summary.tasks
     }
+
+
+def _best_mean(summary: Summary) -> float:
+    means = [one.mean for one in summary.standings if _adapts(one) and one.mean is not None]
+    return max(means, default=2.0)
+
+
+def _mean(one: Standing, sign: str) -> str:
+    """The mean over tasks with its interval over seeds, where all cells are there."""
+    if one.interval is not None and one.mean is not None:
+        return _number(one.interval, sign)
+    return _percent(one.mean)
 
 
 def _number(value: Interval, sign: str) -> str:

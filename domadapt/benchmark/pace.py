@@ -13,6 +13,8 @@ from domadapt.runs.cell import RESULT, Cells
 
 #: Finished cells from which the pace is taken.
 WINDOW = 24
+#: Seconds without a finished cell after which a watcher says so, and says so again.
+QUIET = 300.0
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,21 @@ class Follower:
 def watch(folder: Path, of: Sequence[Planned], say: Callable[[str], None], pause: float) -> Pace:
     """Tell how a benchmark goes on until all cells are finished."""
     follower = Follower(Cells(folder), of)
-    before = None
+    before, since, told = None, time.monotonic(), 0.0
     while True:
         pace = follower.look()
         if before is None or pace.done != before.done:
             say(pace.said())
+            since, told = time.monotonic(), 0.0
         if pace.done >= pace.total:
             return pace
+        quiet = time.monotonic() - since
+        if quiet - told >= QUIET:
+            told = quiet
+            say(
+                f"No cell was finished for {_time(quiet)}; if nothing runs any more, the command "
+                "that began it goes on."
+            )
         before = pace
         time.sleep(pause)
 

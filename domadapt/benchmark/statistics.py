@@ -34,9 +34,15 @@ class Interval:
         return None if self.high is None else self.high - self.mean
 
 
+#: Tasks from which on Wilcoxon's two-sided test can fall below 0.05: 2 / 2^6 = 0.031.
+FEWEST = 6
+
+
 @dataclass(frozen=True)
 class Paired:
     """A method against the baseline over tasks.
+
+    With fewer than `FEWEST` tasks no p can lie below 0.05, whatever the method does.
 
     Attributes:
         tasks: how many both have.
@@ -52,6 +58,11 @@ class Paired:
     losses: int
     p: float
     p_holm: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether there are tasks enough for a test to tell anything."""
+        return self.tasks >= FEWEST
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from domadapt.adaptation.request import name_of, settings_of_method, spec_of
 from domadapt.benchmark.baselines import NOT_ADAPTED, ZERO_SHOT, read_zero_shot
 from domadapt.benchmark.search import Search, expanded, read_search
 from domadapt.data import catalogue
+from domadapt.data.table import EXTENSIONS
 from domadapt.defaults import training_for
 from domadapt.errors import DomadaptError, unknown
 from domadapt.methods import method_class, method_names, method_parts
@@ -330,10 +331,17 @@ def _tasks(given: Sequence[str], folder: Path) -> tuple[str, ...]:
             known = [entry.name for entry in catalogue.tasks()]
             fitting = [name for name in known if fnmatch.fnmatchcase(name, spec)]
             if not fitting:
+                near = difflib.get_close_matches(spec, known, n=1)
+                hint = f" Did you mean those like {near[0]!r}?" if near else ""
                 raise DomadaptError(
-                    f"No named task is like {spec!r}; `domadapt list tasks` names them all."
+                    f"No named task is like {spec!r}.{hint} `domadapt list tasks` names them all."
                 )
             found += fitting
+        elif any(side.strip().lower().endswith(EXTENSIONS) for side in spec.split("->")):
+            raise DomadaptError(
+                f"Files become a task of a suite by a function that returns it; got {spec!r}. Name "
+                "one as file.py:function (an example stands in benchmarks/README.md)."
+            )
         else:
             # Names are looked up where the data are; spelling aside they are the same task.
             found.append("->".join(side.strip() for side in spec.split("->")))
@@ -400,5 +408,6 @@ def _strings(what: str, given: Any) -> Sequence[str]:
         return ()
     wrong = [one for one in _listed(what, given) if not isinstance(one, str)]
     if wrong:
-        raise DomadaptError(f"{what} of a suite are names; got {wrong[0]!r}.")
+        own = " Files of yours become a task by file.py:function." if what == "tasks" else ""
+        raise DomadaptError(f"{what} of a suite are names; got {wrong[0]!r}.{own}")
     return tuple(given)

@@ -111,6 +111,7 @@ class Searched:
         best: of those that target labels choose (oracle).
         kept: on how many tasks the settings as they are given were chosen; tasks: of how many.
         set_aside: how many trials the guard refused; failed: how many have no result.
+        settings: those that were chosen, in words, by task; empty where these are as given.
     """
 
     method: str
@@ -123,6 +124,7 @@ class Searched:
     tasks: int
     set_aside: int
     failed: int
+    settings: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -345,9 +347,17 @@ def _searches(frame: pd.DataFrame, metric: str, methods: Sequence[str]) -> list[
                 tasks=len(first),
                 set_aside=int(trials["set_aside"].sum()),
                 failed=int(trials["failed"].sum()),
+                settings=_chosen(mine),
             )
         )
     return found
+
+
+def _chosen(rows: pd.DataFrame) -> dict[str, str]:
+    """The settings of the chosen trials by task."""
+    picked = rows[(rows["metric"] == "chosen") & (rows["value"] > 0)]
+    words = picked["reason"].where(picked["trial"] > 0, "")
+    return dict(zip(picked["task"], words.astype(str), strict=True))
 
 
 def _whole(values: pd.Series) -> float | None:

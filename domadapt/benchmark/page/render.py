@@ -26,9 +26,9 @@ from domadapt.benchmark.page.curves import Curves, curves_of
 from domadapt.benchmark.page.draw import curve_panel, map_panel, rank_diagram
 from domadapt.benchmark.page.maps import MOST, Map, maps_of
 from domadapt.benchmark.results import RESULTS
-from domadapt.benchmark.statistics import Interval
+from domadapt.benchmark.statistics import FEWEST, Interval
 from domadapt.benchmark.suite import ORACLE, UPPER
-from domadapt.benchmark.summary import BY_VERDICT, Standing, Summary
+from domadapt.benchmark.summary import BY_VERDICT, Searched, Standing, Summary
 from domadapt.report import figures
 from domadapt.report.page import setting_in_words
 from domadapt.report.report import BASELINE
@@ -151,7 +151,7 @@ def content_of(
         quantities_left=left,
         maps=maps,
         tasks_without_map=without,
-        settings=_settings(about, of, found),
+        settings=_settings(about, of, found, [] if summary is None else summary.searches),
         sections=sections,
         missing=missing,
     )
@@ -188,6 +188,7 @@ def render(content: Content) -> str:
         ],
         ids=ids,
         columns=_COLUMNS,
+        fewest=FEWEST,
         still=" ".join([] if summary is None else not_adapted(summary)),
         rows={} if summary is None else {s.method: _row(s) for s in summary.standings},
         heat=_heat(content),
@@ -264,7 +265,10 @@ def _row(one: Standing) -> list[_Cell]:
     return [
         _Cell(_percent(one.mean) + _half(one.interval), one.mean),
         _cell(None if paired is None else paired.difference, _signed, sign),
-        _cell(None if paired is None else paired.p_holm, lambda v: f"{v:.3f}{'*' * sure}"),
+        _cell(
+            None if paired is None or not paired.tells else paired.p_holm,
+            lambda v: f"{v:.3f}{'*' * sure}",
+        ),
         _cell(one.gap, lambda v: f"{100 * v:.0f} %".replace("-", "−")),
         _Cell(f"{below} of {of}", below / of) if against and of else _Cell(NOTHING, None),
         _cell(one.rank, lambda v: f"{v:.2f}"),
@@ -515,7 +519,10 @@ def _failures(failures: Sequence[tuple[str, str]]) -> list[tuple[str, list[str],
 
 
 def _settings(
-    about: Mapping[str, Any], of: Sequence[Planned], found: Mapping[str, Mapping[str, Any]]
+    about: Mapping[str, Any],
+    of: Sequence[Planned],
+    found: Mapping[str, Mapping[str, Any]],
+    searches: Sequence[Searched],
 ) -> list[tuple[str, list[tuple[str, str]]]]:
     """What was run, as tables; of settings that all cells share, those of the first."""
     done = [found[c.key] for c in of if c.key in found and found[c.key]["error"] is None]
@@ -524,6 +531,10 @@ def _settings(
     methods = {
         m["name"]: ", ".join(f"{k}: {v}" for k, v in m["settings"].items()) or "its defaults"
         for m in about.get("methods", ())
+    }
+    methods |= {
+        one.method: f"searched, {one.trials} trials a task, by {one.validator}: see above"
+        for one in searches
     }
     tables: dict[str, Mapping[str, Any]] = {"Suite": suite, "Methods": methods}
     if first is not None:

@@ -18,6 +18,11 @@ TRAIN_TEST = ("train", "test")
 Loader = Callable[[str, str | None, Path], Domain]
 
 
+def nothing_to_find(domain: str, root: Path) -> Path | None:
+    """Where embedded data are: nowhere in particular."""
+    return Path()
+
+
 @dataclass(frozen=True)
 class Collection:
     """A collection of domains: what it is, where it lies, and how a domain is read."""
@@ -29,8 +34,9 @@ class Collection:
     #: Its domains; none where the collection is itself one domain.
     domains: tuple[str, ...]
     load: Loader
-    #: Where a domain's data are, or None: (domain, data root) -> file or folder.
-    find: Callable[[str, Path], Path | None]
+    #: Where a domain's data are, or None: (domain, data root) -> file or folder. By default nothing
+    #: is looked for, as of embedded data.
+    find: Callable[[str, Path], Path | None] = nothing_to_find
     #: The parts a domain has; a task trains on the first and is scored on "test".
     parts: tuple[str, ...] = ()
     #: The tasks that are listed; others work too. None: every ordered pair of domains.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
-from collections.abc import Iterable
+import pkgutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from domadapt.data.catalogue import activities, descriptors, photographs, reviews, scans
 from domadapt.data.catalogue.collection import Collection, fetched, key
@@ -23,7 +26,6 @@ COLLECTIONS: dict[str, Collection] = {
         classes=10,
         domains=DIGITS,
         load=lambda name, part, where: digits_domain(name),
-        find=lambda name, root: Path(),
     ),
     **scans.COLLECTIONS,
     **photographs.COLLECTIONS,
@@ -31,6 +33,22 @@ COLLECTIONS: dict[str, Collection] = {
     **reviews.COLLECTIONS,
     **activities.COLLECTIONS,
 }
+
+
+def _rooms() -> Iterator[ModuleType]:
+    """The modules beside this one, so that a new one need be named nowhere."""
+    for found in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if found.name != Path(__file__).stem:
+            yield importlib.import_module(f"{__package__}.{found.name}")
+
+
+for _room in _rooms():
+    # Those above keep their order; others follow.
+    COLLECTIONS |= {
+        name: of
+        for name, of in getattr(_room, "COLLECTIONS", {}).items()
+        if name not in COLLECTIONS
+    }
 #: Collections that go together in a task.
 SCANS = tuple(scans.COLLECTIONS)
 
