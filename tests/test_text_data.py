@@ -234,3 +234,11 @@ def test_texts_go_through_a_task() -> None:
         Task(source, target, target_test=from_texts([f"target {i}" for i in range(30)]))
     with pytest.raises(DomadaptError, match="must not be scored"):
         Task(source, target, target_labelled=from_texts(["target 3", "new"], [0, 1]))
+
+
+def test_a_label_column_of_another_name_is_pointed_at(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"review": ["good pan", "bad pan"], "label": ["a", "b"]})
+    frame.to_csv(tmp_path / "pans.csv", index=False)
+    found = from_text_table(tmp_path / "pans.csv", label_column="rating")
+    assert found.labels is None
+    assert any("to score by its column 'label', call it the same" in note for note in found.notes)

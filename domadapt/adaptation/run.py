@@ -69,6 +69,10 @@ class _Judged:
     verdict: Verdict | None
 
 
+#: Passes over the source from which on a dry run says that they are many.
+MANY_PASSES = 200
+
+
 def adapt(
     task: Task | str | tuple[Domain, Domain] | Domain,
     model: str | nn.Module | None = None,
@@ -284,12 +288,14 @@ def check(
     lines = [
         f"Task       {task!r}",
         f"{'Outputs' if task.regression else 'Classes'}    {', '.join(task.output_names)}",
-        f"Model      {plan.spec.name} ({kind}), {parameters:,} parameters, input {shape_of(plan)}",
+        f"Model      {plan.spec.name} ({kind}), {parameters:,} parameters, input "
+        + (str(shape_of(plan)) if shape_of(plan) else "texts"),
         *([] if tuning is None else [f"Tuning     {in_words(tuning.describe())}"]),
         f"Candidates {', '.join(c.name for c in candidates)}, seed {seed}",
         *([f"Cost       {cost_in_words(task, method, budget)}"] if method == AUTO else []),
         *(f"Left out   {name}: {reason}" for name, reason in unfit.items()),
         "Training   " + ", ".join(f"{k}={v}" for k, v in asdict(how).items()),
+        *([] if task.source_free else [f"Passes     {passes_in_words(task, how)}"]),
         "Scoring    "
         + (
             f"on {len(task.target_test)} labelled target samples, after training"
@@ -446,3 +452,11 @@ def _calibrated(measured: Measured, calibration: Calibration, task: Task) -> Mea
     assert scores is not None
     candidate = replace(measured.candidate, target=scores.to_dict())
     return replace(measured, candidate=candidate, predictions=predictions)
+
+
+def passes_in_words(task: Task, how: Training) -> str:
+    """How often training goes over the source, which many steps on few samples do too often."""
+    count = len(task.source_train)
+    passes = how.steps * how.batch_size * how.accumulate / count
+    many = "; fewer --steps may do" if passes > MANY_PASSES else ""
+    return f"{passes:.3g} over the {count:,} labelled training samples{many}"

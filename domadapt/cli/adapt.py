@@ -36,7 +36,9 @@ def adapt(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="Labelled source data; left out with --from RUN and a source-free method."
+            help="Labelled source data: a folder of images or texts by class, a table (CSV, "
+            "Parquet, JSON lines), .npz, or collection:domain. Left out with --from RUN and a "
+            "source-free method."
         ),
     ] = None,
     target: Annotated[
@@ -73,7 +75,11 @@ def adapt(
         ),
     ] = "chosen",
     model: Annotated[
-        str | None, typer.Option(help="Backbone; see `list models`. Default: by kind of data.")
+        str | None,
+        typer.Option(
+            help="Backbone; see `list models`, or hf:NAME or hf:FOLDER, file.py:function. Default: "
+            "by kind of data."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/first"),
     target_test: Annotated[

@@ -123,8 +123,7 @@ def holds_texts(spec: str, label_column: str | None) -> bool:
     """
     from pandas.api.types import is_numeric_dtype
 
-    from domadapt.data.table import read_frame
-    from domadapt.data.text import LABEL_COLUMNS
+    from domadapt.data.table import LABEL_COLUMNS, read_frame
 
     if not is_table(spec):
         return Path(spec).is_dir() and any(Path(spec).rglob("*.txt"))

@@ -17,6 +17,8 @@ from domadapt.task import Domain
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Columns that hold labels where none is named, the likeliest first.
+LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "sentiment", "y")
 #: The endings of files that are tables.
 EXTENSIONS = (".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz", ".ndjson")
 
@@ -71,7 +73,7 @@ def from_table(
             f"its columns are {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
         )
     if label_column is not None and not has_labels:
-        notes.append(f"no column {label_column!r} in {path.name}: taken as unlabelled")
+        notes.append(unlabelled_note(label_column, path.name, list(map(str, frame.columns))))
     special = {*wanted_labels, group_column}
     if columns is None:
         wanted = [c for c in frame.columns if c not in special]
@@ -101,6 +103,15 @@ def from_table(
         kind="vector",
         notes=tuple(notes),
     )
+
+
+def unlabelled_note(label_column: str, where: str, known: Sequence[str]) -> str:
+    """What a reader should know of a table that lacks the column of the labels."""
+    note = f"no column {label_column!r} in {where}: taken as unlabelled"
+    other = next((c for c in LABEL_COLUMNS if c in known), None)
+    if other is not None:
+        note += f" (to score by its column {other!r}, call it the same)"
+    return note
 
 
 def label_columns(named: str | None, frame: pd.DataFrame, regression: bool) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from domadapt.data.arrays import group_array, label_array, name_labels
 from domadapt.data.folder import Paths, empty_classes, files_below, is_shown, skipped_note
-from domadapt.data.table import label_columns, read_frame
+from domadapt.data.table import LABEL_COLUMNS, label_columns, read_frame, unlabelled_note
 from domadapt.errors import DomadaptError, unknown
 from domadapt.regression import value_array
 from domadapt.task import Domain, Raw, class_order
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 Text = str | tuple[str, str]
 #: In place of a column's name: the column of the longest texts.
 AUTO = "auto"
-#: Columns that hold labels where none is named, the likeliest first.
-LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "sentiment", "y")
 #: What stands between the two texts of a pair. Texts themselves never hold it.
 _BETWEEN = b"\0"
 
@@ -313,7 +311,8 @@ def _from_frame(
             f"its columns are {', '.join(known[:20])}."
         )
     if wanted and not has_labels:
-        notes.append(f"no column {label_column!r} in {where}: taken as unlabelled")
+        assert label_column is not None
+        notes.append(unlabelled_note(label_column, where, known))
     columns = _text_columns(text_column, frame, {*wanted, group_column}, where)
     if text_column == AUTO:
         notes.append(f"texts are taken from the column {columns[0]!r}")
