@@ -104,7 +104,7 @@ def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]
     done = {row["key"] for row in rows}
     chosen = SUITES[suite]
     known = method_names()
-    settings = json.loads(args.settings)
+    settings, training = json.loads(args.settings), json.loads(args.training)
     for source, target in chosen["pairs"]:
         name = f"{source}->{target}"
         if args.tasks and name not in args.tasks.split(","):
@@ -113,7 +113,7 @@ def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]
         for seed in range(args.seeds):
             for method in args.methods.split(","):
                 given = settings.get(method, {})
-                key = key_of(name, method, seed, given)
+                key = key_of(name, method, seed, {**given, **training})
                 if key in done or not set(method.split("+")) <= set(known):
                     continue
                 if plan is None:
@@ -121,7 +121,7 @@ def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]
                     part = only(domain(f"{of}:{target}"), chosen["kept"])
                     task = Task(domain(f"{of}:{source}"), part, name=name)
                     plan = make_plan(task, ModelSpec(**chosen["model"]))
-                how = training_for(plan.kind, {"seed": seed, "device": "cpu"})
+                how = training_for(plan.kind, {**training, "seed": seed, "device": "cpu"})
                 begun = time.perf_counter()
                 trained = train_candidate(plan, method, given, how)
                 test = outputs_of(trained.network, plan.task.target_test, plan.views)
@@ -139,7 +139,7 @@ def run(suite: str, args: argparse.Namespace, out: Path) -> list[dict[str, Any]]
                         "outside": float(np.mean(~np.isin(names, chosen["kept"]))),
                         "n": scores.n,
                         "seconds": round(time.perf_counter() - begun, 1),
-                        "settings": given,
+                        "settings": {**given, **training},
                     }
                 )
                 print(
@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="", help="comma-separated; default: all pairs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--settings", default="{}", help='JSON: {"pada": {"class_weight": 0.5}}')
+    parser.add_argument("--training", default="{}", help='JSON: {"batch_statistics": "joint"}')
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", default="", help="default: benchmarks/results/partial.json")
     args = parser.parse_args()

@@ -53,7 +53,8 @@ class Training:
             methods whose losses tell, such as source_only and udalm. 0: train to the last step and
             keep that.
         batch_statistics: whether BatchNorm normalises each domain by its own batch ("separate",
-            as if each had a forward pass of its own) or both as one batch ("joint").
+            as if each had a forward pass of its own) or both as one batch ("joint"). Methods for
+            domains that differ in their classes (pada, iwan), and adamatch, always take one batch.
         workers: processes that prepare batches; they change speed only.
         channels_last: train image networks in the memory format that convolutions like best; on a
             CPU a small one takes a third less time. Results differ in rounding.

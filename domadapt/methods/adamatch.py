@@ -54,6 +54,7 @@ class AdaMatch(Method):
     """
 
     needs_strong = True
+    joins_domains = True
     trains_on_confidence = True
     ramps = {"pseudo": cosine_ramp}
     no_neutral = (
@@ -78,9 +79,7 @@ class AdaMatch(Method):
         if x_s is None or x_t is None or x_s_strong is None or x_t_strong is None:
             raise DomadaptError("adamatch needs weak and strong views of source and target.")
         both_s = ops.join([x_s, x_s_strong])
-        z_s, z_t, logits_s, logits_t = self._view(
-            both_s, ops.join([x_t, x_t_strong]), together=True
-        )
+        z_s, z_t, logits_s, logits_t = self._view(both_s, ops.join([x_t, x_t_strong]))
         if ops.has_batchnorm(self.network):
             with ops.kept_statistics(self.network):
                 alone = self.network(both_s)

@@ -122,6 +122,9 @@ class Method(nn.Module):
     refreshes: int = 0
     #: Search ranges of the settings: name -> (low, high, "log" | "linear") or a list of choices.
     space: ClassVar[Mapping[str, Any]] = {}
+    #: Whether BatchNorm sees both domains as one batch, whatever the setting says: where domains
+    #: differ in their classes, apart each would lose what tells these by its own mean.
+    joins_domains: bool = False
     #: Why no setting makes it equal to `source_only` (empty: all weights at 0 do).
     no_neutral: str = ""
     #: Why it cannot run on several processes (empty: it can).
@@ -131,7 +134,8 @@ class Method(nn.Module):
     loss_tells: bool = False
     #: Whether it trains on its own confidence, which then says little about accuracy.
     trains_on_confidence: bool = False
-    #: Whether BatchNorm sees source and target as one batch; the Trainer sets what is asked for.
+    #: Whether BatchNorm sees source and target as one batch; the Trainer sets what is asked for,
+    #: or "joint" where `joins_domains`.
     batch_statistics: Literal["joint", "separate"] = "separate"
 
     def __init__(self, network: Network) -> None:
@@ -276,20 +280,22 @@ class Method(nn.Module):
             logits_t_strong=strong[3],
         )
 
-    def _view(
-        self, x_s: Inputs | None, x_t: Inputs | None, together: bool = False
-    ) -> tuple[Any, Any, Any, Any]:
+    def _view(self, x_s: Inputs | None, x_t: Inputs | None) -> tuple[Any, Any, Any, Any]:
         if x_s is None or x_t is None:
             z, logits = self._pass(x_s if x_t is None else x_t)  # type: ignore[arg-type]
             return (z, None, logits, None) if x_t is None else (None, z, None, logits)
         sizes = [ops.batch_size(x_s), ops.batch_size(x_t)]
-        if together or self.batch_statistics == "joint" or not ops.has_batchnorm(self.network):
+        if self._joint or not ops.has_batchnorm(self.network):
             z, logits = self._pass(ops.join([x_s, x_t]))
         else:
             z, logits = self._apart(x_s, x_t, sizes)
         z_s, z_t = torch.split(z, sizes)
         logits_s, logits_t = torch.split(logits, sizes)
         return z_s, z_t, logits_s, logits_t
+
+    @property
+    def _joint(self) -> bool:
+        return self.joins_domains or self.batch_statistics == "joint"
 
     def _pass(self, x: Inputs) -> tuple[Tensor, Tensor]:
         z = self.network.features(x)

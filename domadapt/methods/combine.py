@@ -53,6 +53,7 @@ class Combination(Method):
         self.name = "+".join(parts)
         self.needs_strong = any(m.needs_strong for m in several)
         self.needs_batchnorm = any(m.needs_batchnorm for m in several)
+        self.joins_domains = any(m.joins_domains for m in several)
         self.needs_classes = any(m.needs_classes for m in several)
         self.needs_source_val = any(m.needs_source_val for m in several)
         self.fitted = parts[fitted[0]] if fitted else None

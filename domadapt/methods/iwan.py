@@ -33,6 +33,9 @@ class IWAN(Method):
     loss throughout. The reversed gradient grows with the run's progress, as in `dann`. On partial
     Office-31 features the `entropy` method by itself does as well (``benchmarks/partial.py``).
 
+    BatchNorm sees both domains as one batch, whatever ``batch_statistics`` says: with fewer classes
+    the target has another mean, and without it what tells the missing classes apart would be lost.
+
     Args:
         domain_weight: factor of the weighted domain loss.
         entropy_weight: factor of the mean entropy of the target predictions.
@@ -40,6 +43,7 @@ class IWAN(Method):
     """
 
     setting = "partial"
+    joins_domains = True
     trains_on_confidence = True
     space = {"domain_weight": (0.1, 3.0, "log"), "entropy_weight": (0.01, 1.0, "log")}
 

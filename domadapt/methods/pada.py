@@ -34,6 +34,9 @@ class PADA(Method):
     itself does as well as this one (``benchmarks/partial.py``). The reversed gradient grows with
     the run's progress, as in `dann`, instead of with the number of steps.
 
+    BatchNorm sees both domains as one batch, whatever ``batch_statistics`` says: with fewer classes
+    the target has another mean, and without it what tells the missing classes apart would be lost.
+
     Args:
         domain_weight: factor of the domain loss.
         entropy_weight: factor of the mean entropy of the target predictions.
@@ -43,6 +46,7 @@ class PADA(Method):
     """
 
     setting = "partial"
+    joins_domains = True
     trains_on_confidence = True
     refreshes = 10
     space = {"domain_weight": (0.1, 3.0, "log"), "entropy_weight": (0.01, 1.0, "log")}

@@ -19,11 +19,14 @@ from domadapt.trainer import Trainer
 
 
 @cache
-def _yardstick(world: Any, joint: bool) -> Network:
-    """What `source_only` gives; `joint`: where target batches pass through the network as well."""
+def _yardstick(world: Any, joint: bool, joins: bool) -> Network:
+    """What `source_only` gives; `joint`: where target batches pass through the network as well;
+    `joins`: where BatchNorm sees them with the source's.
+    """
     subject = Subject("source_only")
     subject.world = world
-    return subject.trainer({"joint_forward": joint}, dropout=0.0).fit()
+    how: dict[str, Any] = {"batch_statistics": "joint"} if joins else {}
+    return subject.trainer({"joint_forward": joint}, dropout=0.0, **how).fit()
 
 
 @invariant(lambda subject: subject.name != "source_only")
@@ -43,7 +46,8 @@ def weight_zero(subject: Subject) -> None:
         require(small.same_parameters(kept, start), "trains is False, and yet parameters moved")
         require(not small.same_bits(kept, start), "the network is the same after the run")
         return
-    plain = _yardstick(subject.world, probe.needs_target_outputs) if probe.needs_source else start
+    how_plain = (subject.world, probe.needs_target_outputs, probe.joins_domains)
+    plain = _yardstick(*how_plain) if probe.needs_source else start
     what = "source_only" if probe.needs_source else "the network that was given"
     require(not small.same_parameters(run(), plain), f"with its defaults it is {what}")
     if probe.no_neutral:
