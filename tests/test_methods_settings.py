@@ -13,6 +13,7 @@ from small import N_CLASSES, N_FEATURES, arrays, same_bits, small_network, small
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from domadapt import ops
 from domadapt.data import from_arrays
 from domadapt.errors import DomadaptError
 from domadapt.methods import Method, TargetView, build_method
@@ -90,10 +91,24 @@ def test_pada_weights_both_losses_by_class() -> None:
 
 def test_pada_counts_all_classes_alike_until_there_is_something_to_say() -> None:
     method, dann = build_method("pada", small_network()), build_method("dann", small_network())
+    dann.batch_statistics = "joint"
     method.refresh(TargetView(UNSURE, draw(4, 2)), 0.0)
     one, two = method.train()(make_batch()).terms, dann.train()(make_batch()).terms
     for key, value in two.items():
         torch.testing.assert_close(one[key], value)
+
+
+@pytest.mark.parametrize("name", ["pada", "iwan", "pada+mcc"])
+def test_domains_of_different_classes_are_one_batch_for_batchnorm(name: str) -> None:
+    """Whatever the setting says; another method keeps them apart."""
+    batch = make_batch()
+    whole = ops.join([batch.x_s, batch.x_t])  # type: ignore[list-item]
+    logits = small_network().train()(whole)
+    for method, together in ((name, True), ("dann", False)):
+        trainer = small_trainer(method, batch_statistics="separate")
+        trainer._setup()
+        out = trainer.method.train().outputs(batch)
+        assert torch.equal(torch.cat([out.logits_s, out.logits_t]), logits) == together
 
 
 def test_pada_follows_the_weights_as_far_as_it_is_told() -> None:
