@@ -145,3 +145,17 @@ def test_groups_of_the_diagram_against_every_run() -> None:
         largest = [r for r in near if not any(r < other for other in near)]
         groups = groups_not_told_apart(Ranks(values, 9, None, 2.0))
         assert sorted(map(sorted, groups)) == sorted(map(sorted, largest))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "methods", "tells"), [(5, 1, False), (6, 1, True), (6, 2, False), (7, 2, True)]
+)
+def test_a_test_tells_where_some_result_could_have_been_clear(
+    tasks: int, methods: int, tells: bool
+) -> None:
+    """By the clearest result that there can be: every method better on every task."""
+    means = {"source_only": [0.1 * i for i in range(tasks)]}
+    for k in range(methods):
+        means[f"m{k}"] = [0.1 * i + 0.5 + 0.01 * (i + k) for i in range(tasks)]
+    for one in compared(means, "source_only").values():
+        assert one.tells == tells == (one.p_holm < 0.05)

@@ -34,15 +34,13 @@ class Interval:
         return None if self.high is None else self.high - self.mean
 
 
-#: Tasks from which on Wilcoxon's two-sided test can fall below 0.05: 2 / 2^6 = 0.031.
-FEWEST = 6
+#: Below which a corrected p counts as a difference.
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
 class Paired:
     """A method against the baseline over tasks.
-
-    With fewer than `FEWEST` tasks no p can lie below 0.05, whatever the method does.
 
     Attributes:
         tasks: how many both have.
@@ -50,6 +48,7 @@ class Paired:
         wins, losses: tasks on which it is above and below; the others are ties.
         p: of Wilcoxon's signed-rank test, two-sided.
         p_holm: the same, corrected for all methods of the comparison.
+        methods: how many these are.
     """
 
     tasks: int
@@ -58,11 +57,16 @@ class Paired:
     losses: int
     p: float
     p_holm: float
+    methods: int
 
     @property
     def tells(self) -> bool:
-        """Whether there are tasks enough for a test to tell anything."""
-        return self.tasks >= FEWEST
+        """Whether there are tasks enough for so many methods.
+
+        A method that is better on each of n tasks has p = 2 / 2^n, which Holm multiplies by the
+        number of methods: where even that is not below 0.05, no result could have been.
+        """
+        return self.methods * 2.0 ** (1 - self.tasks) < LEVEL
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,7 @@ def compared(means: Mapping[str, Sequence[float]], baseline: str) -> dict[str, P
             losses=int((d < -ROUNDING).sum()),
             p=raw[name],
             p_holm=corrected[name],
+            methods=len(found),
         )
         for name, d in found.items()
     }

@@ -21,12 +21,12 @@ from domadapt.benchmark import statistics
 from domadapt.benchmark.baselines import NOT_ADAPTED
 from domadapt.benchmark.cells import Planned
 from domadapt.benchmark.fair import Check
-from domadapt.benchmark.leaderboard import LEVEL, NOTHING, Section, not_adapted, short_names
+from domadapt.benchmark.leaderboard import NOTHING, Section, not_adapted, short_names
 from domadapt.benchmark.page.curves import Curves, curves_of
 from domadapt.benchmark.page.draw import curve_panel, map_panel, rank_diagram
 from domadapt.benchmark.page.maps import MOST, Map, maps_of
 from domadapt.benchmark.results import RESULTS
-from domadapt.benchmark.statistics import FEWEST, Interval
+from domadapt.benchmark.statistics import LEVEL, Interval
 from domadapt.benchmark.suite import ORACLE, UPPER
 from domadapt.benchmark.summary import BY_VERDICT, Searched, Standing, Summary
 from domadapt.report import figures
@@ -188,7 +188,6 @@ def render(content: Content) -> str:
         ],
         ids=ids,
         columns=_COLUMNS,
-        fewest=FEWEST,
         still=" ".join([] if summary is None else not_adapted(summary)),
         rows={} if summary is None else {s.method: _row(s) for s in summary.standings},
         heat=_heat(content),
