@@ -19,11 +19,9 @@ def work():
     for size in range(2, 31):
         torch.ones(size << 18)
     return faults() - before
-if done:
-    torch.ones(31 << 18)
-print(int(done), work())
+print(int(done), work(), [work() for _ in range(5)][-1])
 give_back_freed_memory()
-print(0, work())
+print(work())
 """
 
 
@@ -40,13 +38,13 @@ def said(call: str, **variables: str) -> list[list[int]]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is Linux's")
 def test_memory_is_asked_for_once() -> None:
-    (_, plain), _ = said("False")
-    (done, kept), (_, after) = said("keep_freed_memory()")
+    (_, plain, _), _ = said("False")
+    (done, _, kept), (after,) = said("keep_freed_memory()")
     if not done:
         pytest.skip("a C library without mallopt")
     # Each is larger than all that were freed before it, so that left alone glibc asks the system
     # for every one (464 MiB: 118,784 pages of 4 KiB, 232 of 2 MiB), whatever lies on its heap. Where
-    # it is told to keep them, all fit into what one of 31 MiB has left behind.
+    # it is told to keep them, what the first rounds have left behind is room for all.
     assert kept < plain / 10
     assert after > kept
 
