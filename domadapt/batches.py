@@ -125,7 +125,12 @@ class BatchStream(Dataset[Batch]):
 
     def _inputs(self, split: Split, index: np.ndarray, side: int, k: int) -> tuple[Inputs, ...]:
         raw = split.fetch(index)
-        x = self.views.weak(raw, generator(self.seed, side, _WEAK, k))
+        # A generator takes longer to make than a batch of vectors.
+        x = (
+            self.views.weak(raw, generator(self.seed, side, _WEAK, k))
+            if self.views.draws
+            else self.views.evaluation(raw)
+        )
         if not self.strong:
             return (x,)
         return x, self.views.strong(raw, generator(self.seed, side, _STRONG, k))

@@ -1,5 +1,6 @@
 """Closed-form methods: formulas done another way, hand-made cases, POT, scikit-learn's checks."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from domadapt.closed_form import (
     KMM,
+    MSDA,
     OTDA,
     TCA,
     Coral,
@@ -29,7 +31,7 @@ from domadapt.closed_form.base import require_memory
 from domadapt.closed_form.kmm import project
 from domadapt.errors import DomadaptError
 
-ALL = [Coral, LinearOT, SubspaceAlignment, TCA, OTDA, KMM, DiscriminatorWeights]
+ALL = [Coral, LinearOT, SubspaceAlignment, TCA, MSDA, OTDA, KMM, DiscriminatorWeights]
 MOVES_SOURCE = [Coral, LinearOT, OTDA]
 WEIGHTS = [KMM, DiscriminatorWeights]
 
@@ -230,6 +232,9 @@ def test_domains_that_are_not_said_rightly(method, given, says):
         (TCA(mu=0), "mu"),
         (TCA(kernel="rbff"), "Did you mean 'rbf'"),
         (TCA(kernel="rbf", gamma=-1), "gamma"),
+        (MSDA(corruption=1.0), "below 1"),
+        (MSDA(layers=0), "layers"),
+        (MSDA(reg=0), "reg"),
         (OTDA(reg=-1), "reg"),
         (OTDA(reg=0, class_reg=1), "above 0"),
         (OTDA(class_reg=1), "labels of the source"),
@@ -320,6 +325,52 @@ def test_linear_ot_moves_least_of_the_maps_that_match_two_moments():
     c_s, c_t = np.cov(x_s.T, ddof=0), np.cov(x_t.T, ddof=0)
     bures = np.trace(c_s + c_t - 2 * scipy.linalg.sqrtm(c_s @ c_t)).real
     assert moved(LinearOT) == pytest.approx(means + bures)
+
+
+# --- denoising ----------------------------------------------------------------------------------
+
+
+def test_msda_is_the_least_squares_over_every_way_to_lose_features():
+    x_s, x_t, _ = domains()
+    x, p = np.vstack([x_s, x_t]), 0.3
+    lost, weights = [], []
+    for mask in itertools.product([0, 1], repeat=4):
+        kept = sum(mask)
+        lost.append(np.hstack([x * mask, np.ones((len(x), 1))]))
+        weights.append(np.full(len(x), (1 - p) ** kept * p ** (4 - kept)))
+    root = np.sqrt(np.concatenate(weights))[:, None]
+    solution = np.linalg.lstsq(root * np.vstack(lost), root * np.tile(x, (16, 1)))[0]
+    fitted = MSDA(corruption=p, reg=1e-12).fit(x_s, X_target=x_t)
+    np.testing.assert_allclose(fitted.matrix_, solution[:4], atol=1e-8)
+    np.testing.assert_allclose(fitted.shift_, solution[4], atol=1e-8)
+
+
+def test_msda_without_corruption_leaves_rows_and_scale_does_not_matter():
+    x_s, x_t, _ = domains()
+    same = MSDA(corruption=0.0, reg=1e-12).fit_transform(x_s, X_target=x_t)
+    np.testing.assert_allclose(same, x_s, atol=1e-7)
+    one = MSDA().fit_transform(x_s, X_target=x_t)
+    wide = MSDA().fit_transform(1e3 * x_s, X_target=1e3 * x_t)
+    np.testing.assert_allclose(wide, 1e3 * one)
+
+
+def test_msda_stacks():
+    x_s, x_t, _ = domains()
+    once = MSDA().fit(x_s, X_target=x_t)
+    h_s, h_t = once.transform(x_s), once.transform(x_t)
+    wanted = MSDA().fit(h_s, X_target=h_t).transform(h_t)
+    np.testing.assert_allclose(MSDA(layers=2).fit(x_s, X_target=x_t).transform(x_t), wanted)
+
+
+def test_msda_gives_words_of_one_domain_to_the_other():
+    # "plot" is of the source alone and goes with "dull"; the target has "dull" and never "plot".
+    rng = np.random.default_rng(0)
+    dull = rng.integers(0, 2, 400).astype(float)
+    plot = dull * (np.arange(400) < 200)
+    x = np.column_stack([dull, plot, rng.integers(0, 2, 400)])
+    fitted = MSDA().fit(x[:200], X_target=x[200:])
+    with_, without = fitted.transform(np.array([[1.0, 0, 0], [0, 0, 0]]))
+    assert with_[1] > without[1] + 0.1
 
 
 # --- subspaces ----------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def test_memory_is_asked_for_once() -> None:
     if not done:
         pytest.skip("a C library without mallopt")
     # Each is larger than all that were freed before it, so that left alone glibc asks the system
-    # for every one (464 MiB: 118,784 pages of 4 KiB, 232 of 2 MiB), whatever lies on its heap. Where
+    # for every one (464 MiB: 118,784 pages of 4 KiB, 232 of 2 MiB), whatever lies on its heap. If
     # it is told to keep them, what the first rounds have left behind is room for all.
     assert kept < plain / 10
     assert after > kept

@@ -39,12 +39,13 @@ from domadapt.trainer import Trainer
 MOVING = ["coral", "linear_ot", "ot_da"]
 MAPPING = ["subspace_alignment", "tca"]
 WEIGHING = ["kmm", "discriminator_weights"]
-ALL = MOVING + MAPPING + WEIGHING
+ALL = MOVING + MAPPING + WEIGHING + ["msda"]
 #: Settings under which a method does something peculiar on six features.
 SETTINGS: dict[str, dict[str, Any]] = {
     "coral": {"reg": 0.1},
     "subspace_alignment": {"n_components": 3},
     "tca": {"n_components": 3},
+    "msda": {"corruption": 0.3},
     "kmm": {"weight_max": 5.0},
 }
 MEAN, STD = torch.linspace(-1, 2, N_FEATURES), torch.linspace(0.5, 2, N_FEATURES)
@@ -89,6 +90,7 @@ def by_hand(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "ot_da": closed_form.OTDA(),
         "subspace_alignment": closed_form.SubspaceAlignment(n_components=3),
         "tca": closed_form.TCA(n_components=3),
+        "msda": closed_form.MSDA(corruption=0.3),
         "kmm": closed_form.KMM(max_weight=5.0),
         "discriminator_weights": closed_form.DiscriminatorWeights(),
     }
@@ -147,6 +149,18 @@ def test_tca_keeps_the_mean_square_of_the_rows() -> None:
     assert np.mean(np.vstack([x_s, x_t]) ** 2) == pytest.approx(np.mean(raw**2), rel=0.05)
 
 
+def test_msda_rows_are_those_of_the_transformer_at_the_scale_of_the_raw_ones() -> None:
+    x_s, x_t, run = seen("msda")
+    wanted_s, wanted_t, _ = by_hand("msda")
+    factor = float(np.linalg.norm(x_t) / np.linalg.norm(wanted_t))
+    np.testing.assert_allclose(x_s, factor * wanted_s, atol=1e-4)
+    np.testing.assert_allclose(x_t, factor * wanted_t, atol=1e-4)
+    assert run.method.needs_classes is False
+    raw = (np.vstack([data()[0], data()[2]]) - MEAN.numpy()) / STD.numpy()
+    # The raw rows hold the validation samples as well.
+    assert np.mean(np.vstack([x_s, x_t]) ** 2) == pytest.approx(np.mean(raw**2), rel=0.05)
+
+
 @pytest.mark.parametrize("name", WEIGHING)
 def test_source_loss_is_weighted_by_the_rows_of_the_batch(name: str) -> None:
     x_s, _, run = seen(name)
@@ -191,14 +205,14 @@ def test_labelled_target_rows_take_the_targets_map() -> None:
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 @pytest.mark.parametrize("bottleneck", [0, 8])
-@pytest.mark.parametrize("name", ["coral", *MAPPING])
+@pytest.mark.parametrize("name", ["coral", "msda", *MAPPING])
 def test_the_network_that_leaves_is_map_and_network(name: str, bottleneck: int, ema: float) -> None:
     run = trainer(name, linear_network(bottleneck), ema=ema)
     leaves = run.fit().eval()
     trained = copy.deepcopy(run.average or run.method.network).eval()
     x = torch.from_numpy(data()[2])
     mapped = x
-    if name in MAPPING:
+    if name != "coral":
         assert run.features is not None
         assert run.features.matrix is not None
         z = ((x - MEAN) / STD).double() @ run.features.matrix.double()

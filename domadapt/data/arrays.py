@@ -103,6 +103,8 @@ class ArraySamples:
         if sparse.issparse(rows):
             rows = rows.toarray()
         if self.kind != "image":
+            if rows.dtype == np.float16:  # NumPy widens these one by one, torch does not
+                return torch.from_numpy(rows).float()
             return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
         if rows.ndim == 3:
             rows = rows[:, None]

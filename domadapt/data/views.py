@@ -74,6 +74,9 @@ class Preprocessing:
 class Views(Protocol):
     """The three views of a raw batch."""
 
+    #: Whether the weak view differs from the evaluation view, and so draws random numbers.
+    draws: bool
+
     def evaluation(self, raw: Raw) -> Inputs:
         """What is predicted on: no randomness."""
         ...
@@ -161,6 +164,7 @@ class _ImageViews:
         self, augment: str, preprocessing: Preprocessing, resolution: tuple[int, int] | None
     ) -> None:
         self.augment = augment
+        self.draws = augment != "none"
         self.preprocessing = preprocessing
         self.resolution = resolution
         self.size = preprocessing.size or resolution
@@ -262,6 +266,8 @@ class _ImageViews:
 class _VectorViews:
     """Views of rows of a table or of cached features; see `make_views`."""
 
+    draws = False
+
     def __init__(self, augment: str, scale: Tensor | None) -> None:
         self.augment = augment
         self.scale = None if scale is None else scale.float()
@@ -295,6 +301,7 @@ class _SeriesViews:
 
     def __init__(self, augment: str, scale: Tensor | None) -> None:
         self.augment = augment
+        self.draws = augment != "none"
         self.scale = None if scale is None else scale.float().reshape(-1, 1)
 
     def config(self) -> dict[str, Any]:
@@ -330,6 +337,8 @@ class _SeriesViews:
 
 class _TextViews:
     """Views of texts; see `make_views`."""
+
+    draws = False
 
     def __init__(self, augment: str, tokenizer: Tokenizer | None) -> None:
         self.augment = augment

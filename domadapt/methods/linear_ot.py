@@ -26,7 +26,6 @@ class LinearOT(Method):
     setting = "closed form"
     closed_form = True
     needs_classes = False
-    needs_classes = False
     no_neutral = "It moves the source's rows before training, and no setting leaves all in place."
     space = {"reg": (1e-4, 1.0, "log")}
 

@@ -29,7 +29,6 @@ class SubspaceAlignment(Method):
     setting = "closed form"
     closed_form = True
     needs_classes = False
-    needs_classes = False
     no_neutral = "It brings the rows into a subspace, and no setting leaves all in place."
 
     def __init__(self, network: Network, *, n_components: int | None = None) -> None:

@@ -35,7 +35,6 @@ class TCA(Method):
     setting = "closed form"
     closed_form = True
     needs_classes = False
-    needs_classes = False
     no_neutral = "It reduces the rows to components, and no setting leaves all in place."
     space = {"mu": (0.1, 1000.0, "log")}
 
