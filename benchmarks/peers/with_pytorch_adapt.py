@@ -158,6 +158,12 @@ def train(job: Job) -> Network:
     return loop(job, METHOD[job.method](job))
 
 
+def train_contiguous(job: Job) -> Network:
+    """The network in the layout that it is made in; see the head of `compare.py`."""
+    job.network.to(memory_format=torch.contiguous_format)
+    return train(job)
+
+
 def train_as_it_comes(job: Job) -> Network:
     models = divided(job)
     if job.method in ("dann", "cdan", "cdan+e"):
