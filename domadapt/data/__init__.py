@@ -128,11 +128,14 @@ def load(
     return domain.unlabelled() if labelled is False else domain
 
 
-def load_task(spec: str, data_root: str | Path | None = None) -> Task:
-    """The task of this name in the catalogue, such as ``digits:printed->handwritten``."""
+def load_task(spec: str, data_root: str | Path | None = None, *, val_fraction: float = 0.2) -> Task:
+    """The task of this name in the catalogue, such as ``digits:printed->handwritten``.
+
+    `val_fraction` is the share of the source that is kept for validation.
+    """
     from domadapt.data import catalogue
 
-    return catalogue.task(spec, data_root=data_root)
+    return catalogue.task(spec, data_root, val_fraction=val_fraction)
 
 
 def _holds_texts(folder: Path) -> bool:

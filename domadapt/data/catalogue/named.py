@@ -96,7 +96,7 @@ def domain(spec: str, data_root: Path | str | None = None) -> Domain:
     return _load(collection, name, part, _root(data_root))
 
 
-def task(spec: str, data_root: Path | str | None = None) -> Task:
+def task(spec: str, data_root: Path | str | None = None, *, val_fraction: float = 0.2) -> Task:
     """A task by name, such as ``digits:printed->handwritten``, ``mnist->usps``, ``har:2->11``.
 
     Transductive, scored on the target samples it trains with: ``digits``, ``office31``,
@@ -113,6 +113,7 @@ def task(spec: str, data_root: Path | str | None = None) -> Task:
         spec: ``source->target``; the target may leave out the source's collection. Several source
             domains are joined by ``+``.
         data_root: as for `domain`.
+        val_fraction: share of the source kept for validation (see `Task`).
 
     Raises:
         DomadaptError: as for `domain`; or source and target of collections that do not go together.
@@ -132,6 +133,7 @@ def task(spec: str, data_root: Path | str | None = None) -> Task:
         [get(c, n, "train" if inductive else None) for c, n, _ in sources],
         get(collection, name, "train" if inductive else None),
         target_test=get(collection, name, "test") if inductive else None,
+        val_fraction=val_fraction,
         name=_task_spec([(c, n) for c, n, _ in sides]),
     )
 
