@@ -67,8 +67,10 @@ SUITES: dict[str, dict[str, Any]] = {
     },
     "office31-features": {
         "tasks": [f"office31-features:{a}->{b}" for a in OFFICE for b in OFFICE if a != b],
-        "methods": None,
+        "methods": ["source_only", "mcc", "bnm", "infomax"],
         "model": {"name": "features"},
+        # Others train on the whole source.
+        "load": lambda name: load_task(name, val_fraction=0.1),
     },
     "office31": {
         "tasks": ["office31:amazon->webcam"],
