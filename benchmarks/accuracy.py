@@ -219,7 +219,10 @@ def main() -> None:
     out = Path(args.out) if args.out else HERE / "results" / f"{args.suite}.json"
     rows = run(args.suite, args, out)
     print(f"\nTarget accuracy in percent, mean ± standard deviation over {args.seeds} seeds")
-    print(table(rows))
+    # The file may hold other settings as well, which are no further seeds of these.
+    settings, training = json.loads(args.settings), json.loads(args.training)
+    asked = [r for r in rows if r["training"] == training]
+    print(table([r for r in asked if r["settings"] == settings.get(r["method"], {})]))
 
 
 if __name__ == "__main__":
