@@ -221,8 +221,8 @@ def main() -> None:
     print(f"\nTarget accuracy in percent, mean ± standard deviation over {args.seeds} seeds")
     # The file may hold other settings as well, which are no further seeds of these.
     settings, training = json.loads(args.settings), json.loads(args.training)
-    asked = [r for r in rows if r["training"] == training]
-    print(table([r for r in asked if r["settings"] == settings.get(r["method"], {})]))
+    asked = [r for r in rows if r.get("training", {}) == training]
+    print(table([r for r in asked if r.get("settings", {}) == settings.get(r["method"], {})]))
 
 
 if __name__ == "__main__":
