@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from accuracy import HERE, measured, table
+from filelock import FileLock
 
 from domadapt.data import load_task
 from domadapt.defaults import training_for
@@ -63,6 +64,14 @@ def share_trained(plan: Plan, how: Training) -> float:
     return round(said["trained"] / said["of"], 4)
 
 
+def kept(out: Path) -> list[dict[str, Any]]:
+    """The rows that the file holds."""
+    if not out.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"]
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="", help="hf:NAME or hf:FOLDER; default: MiniLM")
@@ -77,41 +86,41 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     out = Path(args.out)
-    rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []
-    done = {(row["method"], row["seed"]) for row in rows}
     arms = [a.strip() for a in args.arms.split(";")] if args.arms else list(ARMS)
     spec = ModelSpec(args.model or minilm(), max_length=args.max_length)
     plan = make_plan(load_task(args.task), spec)
+    plain = training_for(plan.kind, {"steps": args.steps})
+    about = {
+        "model": "all-MiniLM-L6-v2" if not args.model else args.model,
+        "max_length": args.max_length,
+        "steps": args.steps,
+        "training": {k: v for k, v in asdict(plain).items() if k != "seed"},
+        "versions": versions(),
+    }
     for seed in range(args.seeds):
         for arm in arms:
-            if (arm, seed) in done:
+            if any((row["method"], row["seed"]) == (arm, seed) for row in kept(out)):
                 continue
             method, training = ARMS[arm]
             how = training_for(plan.kind, {"steps": args.steps, **training, "seed": seed})
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             row, _ = measured(plan, method, {}, how)
-            seconds = round(time.perf_counter() - begun, 1)
-            rows.append(
-                {
-                    "task": args.task,
-                    "method": arm,
-                    "seed": seed,
-                    **row,
-                    "seconds": seconds,
-                    "trained": share_trained(plan, how),
-                }
-            )
-            print(f"{arm}, seed {seed}: {row['accuracy']:.4f} ({seconds} s)", flush=True)
-            about = {
-                "model": "all-MiniLM-L6-v2" if not args.model else args.model,
-                "max_length": args.max_length,
-                "steps": args.steps,
+            found = {
+                "task": args.task,
+                "method": arm,
+                "seed": seed,
+                **row,
+                "seconds": round(time.perf_counter() - begun, 1),
+                "cpu_seconds": round(time.process_time() - cpu, 1),
                 "threads": args.threads,
-                "training": {k: v for k, v in asdict(how).items() if k != "seed"},
-                "versions": versions(),
-                "rows": rows,
+                "trained": share_trained(plan, how),
             }
-            out.write_text(json.dumps(about, indent=1) + "\n")
+            print(f"{arm}, seed {seed}: {row['accuracy']:.4f} ({found['seconds']} s)", flush=True)
+            # Several programs may share the file, each with arms of its own.
+            with FileLock(f"{out}.lock"):
+                rows = [*kept(out), found]
+                out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    rows = kept(out)
     print(f"\nTarget accuracy in percent, mean ± standard deviation over {args.seeds} seeds")
     print(table(rows))
 
