@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,37 @@ def test_a_domain_given_in_the_wrong_order_is_refused_in_words() -> None:
 def test_samples_that_cannot_be_asked_for_a_batch_are_refused_in_words():
     with pytest.raises(DomadaptError, match=r"__getitems__.*ndarray.*from_arrays"):
         Domain("a", np.zeros((5, 2)), np.zeros(5))
+
+
+def test_labels_of_more_than_one_dimension_are_refused() -> None:
+    samples = small_task().source_train.domain.samples
+    with pytest.raises(DomadaptError, match=r"labels must hold one entry.*\(n?.*, 1\).*y\[:, 0\]"):
+        Domain("a", samples, np.zeros((len(samples), 1), dtype=int))
+
+
+class Careless:
+    """Samples as a newcomer writes them."""
+
+    def __init__(self, rows: Callable[[Sequence[int]], Any]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        return self.rows(indices)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (lambda i: np.zeros((len(i), 2), dtype=np.float32), r"'a' returned a ndarray.*from_numpy"),
+        (lambda i: torch.zeros(len(i) - 1, 2), r"'a' was asked for 1 and returned 0"),
+        (lambda i: {"x": torch.zeros(len(i) + 1, 2)}, r"asked for 1 and returned 2"),
+        (lambda i: [torch.zeros(2)] * (len(i) + 1), r"asked for 1 and returned 2"),
+    ],
+)
+def test_what_samples_return_is_looked_at(rows: Any, said: str) -> None:
+    careless = Domain("a", Careless(rows), np.arange(60) % 3)
+    with pytest.raises(DomadaptError, match=said):
+        Task(careless, domain(name="t"))
