@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from domadapt.data import from_table, load
+from domadapt.data import formats, from_arrays, from_table, load
+from domadapt.data.formats import Format
 from domadapt.errors import DomadaptError
+from domadapt.task import Domain
 
 
 @pytest.fixture
@@ -159,3 +161,20 @@ def test_load_reads_tables_and_says_what_is_not_there(frame: pd.DataFrame, tmp_p
         load(tmp_path / "a.txt")
     with pytest.raises(DomadaptError, match="label_column belongs to a table"):
         load(tmp_path, label_column="label")
+
+
+def test_a_kind_of_file_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(path: Path, *, name: str | None, regression: bool) -> Domain:
+        rows = [line.split() for line in path.read_text().splitlines()]
+        x = np.array([[float(v) for v in row[1:]] for row in rows], dtype=np.float32)
+        return from_arrays(x, [row[0] for row in rows], name=name or path.stem)
+
+    monkeypatch.setattr(formats, "FORMATS", [*formats.FORMATS, Format("lines", (".lines",), lines)])
+    file = tmp_path / "mine.lines"
+    file.write_text("a 1 2\nb 3 4\n")
+    assert load(file).labels is not None
+    assert load(file, labelled=False).labels is None
+    with pytest.raises(DomadaptError, match=r"label_column belongs to a table; lines \(.lines\)"):
+        load(file, label_column="y")
+    with pytest.raises(DomadaptError, match=r"arrays \(.npz, .npy\), lines \(.lines\), or cat"):
+        load(file.rename(tmp_path / "mine.other"))

@@ -10,7 +10,8 @@ from pathlib import Path
 from domadapt.data.arrays import from_arrays, from_dataset, from_loader, from_npz
 from domadapt.data.folder import EXTENSIONS as IMAGES
 from domadapt.data.folder import files_below, from_folder
-from domadapt.data.table import EXTENSIONS, from_table
+from domadapt.data.formats import accepted, read_file, refuse
+from domadapt.data.table import from_table
 from domadapt.data.text import from_hub_dataset, from_text_folder, from_text_table, from_texts
 from domadapt.errors import DomadaptError
 from domadapt.task import Domain, Task
@@ -29,11 +30,6 @@ __all__ = [
     "load",
     "load_task",
 ]
-
-_ACCEPTED = (
-    "an image folder, a folder of .txt files, a table (.csv, .csv.gz, .parquet, .jsonl), arrays "
-    "(.npz, .npy), or catalogue:domain such as digits:printed"
-)
 
 
 def load(
@@ -72,16 +68,17 @@ def load(
             fit it, or labels required where there are none.
     """
     path = Path(spec)
+    in_table = {"label_column": label_column, "group_column": group_column, "columns": columns}
     if not path.exists():
         if ":" not in str(spec):
             raise _missing(path)
-        _refuse(str(spec), label_column=label_column, group_column=group_column, columns=columns)
+        refuse(str(spec), in_table)
         from domadapt.data import catalogue
 
         domain = catalogue.domain(str(spec), data_root=data_root)
         domain = dataclasses.replace(domain, name=name or domain.name)
     elif path.is_dir():
-        _refuse("a folder", label_column=label_column, group_column=group_column, columns=columns)
+        refuse("a folder", in_table)
         if (path / "config.json").exists() and (path / "model.safetensors").exists():
             raise DomadaptError(
                 f"Data are required; {str(path)!r} is the folder of a run. Its model is taken up "
@@ -89,32 +86,15 @@ def load(
             )
         read = from_text_folder if _holds_texts(path) else from_folder
         domain = read(path, name=name, labelled=labelled)
-    elif path.name.lower().endswith(EXTENSIONS) and text_column is not None:
-        domain = from_text_table(
-            path,
-            text_column=text_column,
-            label_column=label_column,
-            group_column=group_column,
-            name=name,
-            labelled=labelled,
-            regression=regression,
-            prefer=columns or (),
-        )
-    elif path.name.lower().endswith(EXTENSIONS):
-        domain = from_table(
-            path,
-            label_column=label_column,
-            group_column=group_column,
-            name=name,
-            columns=columns,
-            labelled=labelled,
-            regression=regression,
-        )
-    elif path.suffix.lower() in (".npz", ".npy"):
-        _refuse("a NumPy file", label_column=label_column, columns=columns)
-        domain = from_npz(path, name=name, group_key=group_column, regression=regression)
     else:
-        raise DomadaptError(f"Data must be {_ACCEPTED}; {path.name!r} is none of these.")
+        domain = read_file(
+            path,
+            name=name,
+            labelled=labelled,
+            regression=regression,
+            text_column=text_column,
+            **in_table,
+        )
     if regression and domain.labels is not None:
         raise DomadaptError(
             f"The labels of {str(spec)!r} are classes, and those of a regression must be numbers: "
@@ -148,14 +128,8 @@ def _holds_texts(folder: Path) -> bool:
     return found == {"text"}
 
 
-def _refuse(where: str, **given: object) -> None:
-    for what, value in given.items():
-        if value is not None:
-            raise DomadaptError(f"{what} belongs to a table; {where} has none. Leave it out.")
-
-
 def _missing(path: Path) -> DomadaptError:
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-    return DomadaptError(f"Data must be {_ACCEPTED}; there is nothing at {str(path)!r}.{hint}")
+    return DomadaptError(f"Data must be {accepted()}; there is nothing at {str(path)!r}.{hint}")
