@@ -457,6 +457,7 @@ FAULTS: list[tuple[type[Method], str, str]] = [
     (Overflows, "feature scale", "with features times 100: the term gap is (inf|nan)"),
     (FirstSampleIsAnchor, "source order", "in another order"),
     (TensorsOnly, "texts", "AttributeError"),
+    (RivalNeverTaught, "domain labels", "^no loss reaches the discriminator at progress"),
     (SameLabel, "domain labels", "lower all target logits"),
     (SwappedLabels, "domain labels", "raise all source logits"),
     (SourceLossOfItsOwn, "weight zero", "all weights at 0 it is not source_only"),
@@ -610,6 +611,15 @@ def test_the_command_says_what_is_not_kept(
     assert "self_tested: reaches encoder: what is added carries no gradient" in said
     assert BY_NAME["reaches encoder"].meaning in said
     assert command("selftest --method dan+", monkeypatch) == 2
+
+
+def test_a_setting_called_as_a_flag_is_refused(
+    mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.write_text(MINE.replace("FAULT", "").replace("gap_weight", "steps"))
+    assert command(f"selftest --method {mine}", monkeypatch) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has a setting 'steps', which is the name of a flag of adapt; rename" in said
 
 
 def test_a_finding_is_a_mark() -> None:

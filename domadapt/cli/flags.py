@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import typer
@@ -58,6 +59,18 @@ def training_flags(command: Any) -> Any:
     return run
 
 
+def check_names(method: str, settings: Iterable[str]) -> None:
+    """Refuse a method whose settings are called as flags of `adapt` are."""
+    from domadapt.cli.adapt import adapt
+
+    taken = {*training_settings(), *inspect.signature(adapt).parameters} & {*settings}
+    if taken:
+        raise DomadaptError(
+            f"{method} has a setting {sorted(taken)[0]!r}, which is the name of a flag of adapt; "
+            "rename the setting."
+        )
+
+
 def take_method_flags(argv: list[str]) -> list[str]:
     """Take the flags of the chosen method out of `argv`; what is left is typer's."""
     method_flags.clear()
@@ -77,16 +90,10 @@ def take_method_flags(argv: list[str]) -> list[str]:
     asks_help = "--help" in argv
     if chosen in (None, "auto") and asks_help:
         return argv
-    from domadapt.cli.adapt import adapt
     from domadapt.methods import method_settings
 
     settings = method_settings(chosen) if chosen not in (None, "auto") else {}
-    taken = {*training_settings(), *inspect.signature(adapt).parameters} & settings.keys()
-    if taken:
-        raise DomadaptError(
-            f"{chosen} has a setting {sorted(taken)[0]!r}, which is the name of a flag of adapt; "
-            "rename the setting."
-        )
+    check_names(str(chosen), settings)
     known_flags.extend(f"--{name.replace('_', '-')}" for name in settings)
     if chosen is not None and asks_help:
         _method_help(chosen, settings)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from domadapt.cli.common import app, say
+from domadapt.cli.flags import check_names
 
 
 @app.command()
@@ -25,11 +26,13 @@ def selftest(
     """
     import torch
 
-    from domadapt.methods import method_names
+    from domadapt.methods import method_names, method_settings
     from domadapt.selftest import Subject, table
 
     # Several threads add up in another order now and then; bits are compared here.
     torch.set_num_threads(1)
+    for spec in method or ():
+        check_names(spec, method_settings(spec))
     subjects = [Subject(spec) for spec in method or method_names()]
     width = max(len(subject.name) for subject in subjects) + 1
     say("\n".join([*table.legend(verbose), "", table.columns(width)]))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from domadapt.methods import Method
 from domadapt.selftest.equation import added
 from domadapt.selftest.graph import leaves
-from domadapt.selftest.invariant import invariant, require
+from domadapt.selftest.invariant import NotKept, invariant, require
 from domadapt.selftest.subject import Subject, discriminators
 from domadapt.task import Batch
 

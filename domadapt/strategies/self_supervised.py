@@ -17,7 +17,7 @@ from domadapt.errors import DomadaptError
 from domadapt.losses.contrastive import nt_xent
 from domadapt.network import Network
 from domadapt.strategies.spec import read_self_supervised
-from domadapt.task import Inputs, Task
+from domadapt.task import Inputs, Raw, Task
 from domadapt.training import Training
 
 #: Temperature and width of SimCLR's projection, as in the paper for small images.
