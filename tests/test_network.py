@@ -140,8 +140,10 @@ def test_width_of_keeps_the_state() -> None:
 
 
 def test_width_of_refuses_what_is_no_batch_of_features() -> None:
-    with pytest.raises(DomadaptError, match=r"got \(3,\)"):
+    with pytest.raises(DomadaptError, match=r"of n = 3 samples it returned \(3,\)"):
         width_of(nn.Flatten(0), torch.zeros(3, 1))
+    with pytest.raises(DomadaptError, match=r"of n = 4 samples it returned \(8, 3\)"):
+        width_of(nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Flatten(0, 1)), torch.zeros(4, 6))
 
 
 def test_discriminator() -> None:

@@ -94,6 +94,15 @@ def test_a_star_stands_for_the_methods_that_take_any_model() -> None:
     assert given == [("temperature",)]
 
 
+def test_a_model_may_be_a_name_alone(tmp_path: Path) -> None:
+    text = 'tasks = ["digits:printed->photo"]\nmethods = ["mcc"]\nmodel = "lenet"\n'
+    assert read_suite(write(tmp_path, text)).model == {"name": "lenet"}
+    with pytest.raises(
+        DomadaptError, match=r"A suite's model is a table, such as .*got \['lenet'\]"
+    ):
+        read_suite(write(tmp_path, text.replace('"lenet"', '["lenet"]')))
+
+
 def test_a_file_says_what_python_says(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     shutil.copy(HERE / "benchmark_tasks.py", tmp_path / "t.py")

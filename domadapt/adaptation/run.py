@@ -59,6 +59,10 @@ class Adapted(NamedTuple):
     network: Network
     report: Report
 
+    def __repr__(self) -> str:
+        # Not the network's own, of many lines, behind which nobody sees the report.
+        return f"Adapted(network, {self.report!r})"
+
 
 @dataclass(frozen=True)
 class _Judged:

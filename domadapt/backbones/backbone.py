@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from domadapt.data.views import Preprocessing
 from domadapt.errors import DomadaptError
+from domadapt.network import check_features
+from domadapt.ops import batch_size
 from domadapt.task import Inputs
 
 BackboneOrigin = Literal["scratch", "pretrained", "transformer", "frozen"]
@@ -81,11 +83,7 @@ def check_takes(module: nn.Module, example: Inputs, name: str) -> None:
         ) from error
     finally:
         module.train(was)
-    if not isinstance(z, Tensor) or z.ndim < 2:
-        raise DomadaptError(
-            f"A backbone must return one tensor (n, features, ...); {name} returned "
-            f"{tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__}."
-        )
+    check_features(z, batch_size(example), name)
 
 
 def check_classes(weight: Tensor | None, wanted: int, where: str) -> None:

@@ -201,6 +201,8 @@ def read_suite(path: Path | str) -> Suite:
     for key in ("tasks", "methods"):
         if key not in said:
             raise DomadaptError(f"A suite needs {key}; {file} has none.")
+    if isinstance(said.get("model"), str):
+        said["model"] = {"name": said["model"]}
     said["methods"] = [_read_entry(m) for m in _listed("methods", said["methods"])]
     return Suite(**{"name": file.stem, **said, "folder": file.parent}).checked()
 
@@ -365,6 +367,10 @@ def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _model(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise DomadaptError(
+            f"A suite's model is a table, such as {{name = 'lenet'}}; got {given!r}."
+        )
     for key in given:
         if key not in _MODEL:
             raise unknown("key of a suite's model", key, _MODEL)

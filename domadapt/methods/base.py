@@ -204,11 +204,19 @@ class Method(nn.Module):
     def auxiliary(self, build: Callable[[], M]) -> M:
         """Build a module of the method's own (a discriminator) from its own random numbers.
 
-        The network's numbers are then the same with and without it.
+        The network's numbers are then the same with and without it. ``network.n_features`` is the
+        width of what it takes; a lazy module is refused.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((torch.initial_seed() * 1_000_003 + 17) % 2**63)
-            return build()
+            module = build()
+        if any(map(nn.parameter.is_lazy, module.parameters())):
+            raise DomadaptError(
+                f"The modules of a method need their sizes when they are built, and one of "
+                f"{type(self).__name__} is lazy; network.n_features is the width of z, "
+                "network.n_classes the number of classes."
+            )
+        return module
 
     def forward(self, batch: Batch) -> Losses:
         """The losses of one batch: a joint forward pass per view, then every term."""
