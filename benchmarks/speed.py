@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from domadapt.batches import BatchStream, batch_loader
+from domadapt.curves import Log
 from domadapt.data import from_arrays
 from domadapt.data.views import Views, make_views
 from domadapt.losses.adversarial import domain_loss
@@ -46,7 +47,7 @@ from domadapt.methods import Method, build_method
 from domadapt.network import Network
 from domadapt.ops import ramp, reverse_gradient
 from domadapt.task import Batch, Task
-from domadapt.trainer import Log, Trainer
+from domadapt.trainer import Trainer
 from domadapt.training import Training
 
 METHODS = ("source_only", "dann", "mcc")

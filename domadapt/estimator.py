@@ -49,9 +49,11 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, v
 from torch import Tensor, nn
 
 from domadapt.closed_form.base import which
+from domadapt.curves import History
 from domadapt.data import from_arrays, from_texts
 from domadapt.data.views import Views
 from domadapt.defaults import training_for
+from domadapt.devices import make_accelerator
 from domadapt.errors import DomadaptError, unknown
 from domadapt.evaluation import Outputs
 from domadapt.inference import outputs_of
@@ -62,7 +64,6 @@ from domadapt.runs.plan import ModelSpec, make_plan
 from domadapt.runs.saved import whole
 from domadapt.selection import scores
 from domadapt.task import Domain, Kind, Task, canonical
-from domadapt.trainer import History, make_accelerator
 from domadapt.training import Training
 
 #: Scores of the target's predictions, with the sign that makes larger better.

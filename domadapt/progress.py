@@ -13,8 +13,8 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
+from domadapt.curves import Log
 from domadapt.runs.candidate import Progress
-from domadapt.trainer import Log
 
 
 def _losses(point: Log) -> str:

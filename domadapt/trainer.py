@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
 from domadapt import checkpoint, ops, rows
 from domadapt.batches import BatchStream, balancing_weights, batch_loader
+from domadapt.curves import History, Log, Window, look_steps
 from domadapt.data.views import Views
+from domadapt.devices import make_accelerator
 from domadapt.doctor import Doctor
 from domadapt.errors import DomadaptError
 from domadapt.inference import outputs_of
 from domadapt.methods import Method, SourceView, TargetView, method_class, method_names
 from domadapt.network import Network
+from domadapt.optimizers import make_optimizer
 from domadapt.settings import settings_of
 from domadapt.stopping import LowestLoss
 from domadapt.strategies.lora import merged
-from domadapt.strategies.tuning import Tuning, tuning_of
+from domadapt.strategies.tuning import tuning_of
 from domadapt.task import Batch, Task
 from domadapt.training import Training
 
@@ -43,156 +42,6 @@ Watch = Callable[[Network], str]
 #: What is told at a look: the step, and the network that would be kept if it were the last. It may
 #: read it, and must not change it.
 Look = Callable[[int, Network], None]
-
-#: Learning curves by name: "step", "seconds", "lr", "loss/<term>" (raw), "weight/<term>",
-#: "doctor/<what>", NaN but at the points that follow an examination, and with ``patience``
-#: "loss/held_out", NaN but where it was measured.
-History = dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Log:
-    """One point of the learning curves; `warnings` are what the doctor found since the last."""
-
-    step: int
-    steps: int
-    losses: dict[str, float]
-    weights: dict[str, float]
-    lr: float
-    seconds: float
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass
-class _Window:
-    """Losses since the last point of the curves, left on their device until then."""
-
-    steps: list[dict[str, Tensor]] = field(default_factory=list)
-    weights: dict[str, float] = field(default_factory=dict)
-
-    def add(self, terms: dict[str, Tensor], weights: dict[str, float]) -> None:
-        self.steps.append({name: value.detach() for name, value in terms.items()})
-        self.weights = weights
-
-    def close(self) -> tuple[dict[str, float], str | None]:
-        """Mean of each term, and the term that was the first to be NaN or infinite, if any.
-
-        A term counts over the steps that have it: a method may begin with one later.
-        """
-        steps, self.steps = self.steps, []
-        names = list(dict.fromkeys(name for terms in steps for name in terms))
-        if not names:
-            # Nothing is minimised: batches only pass through the network.
-            return {}, None
-        values = [torch.stack([terms[n] for terms in steps if n in terms]) for n in names]
-        numbers = torch.stack([v.float().mean() for v in values]).tolist()
-        means = dict(zip(names, numbers, strict=True))
-        if all(math.isfinite(mean) for mean in numbers):
-            return means, None
-        # One bad step spoils the weights and with them all terms of the next: the first one counts.
-        bad = (n for terms in steps for n, v in terms.items() if not torch.isfinite(v).all())
-        return means, next(bad, names[0])
-
-
-def look_steps(steps: int, looks: int) -> list[int]:
-    """The steps after which a run is looked at: ``ceil(k steps / looks)``, the last one included.
-
-    A run of fewer steps than looks is looked at after each.
-    """
-    return sorted({-(-k * steps // looks) for k in range(1, looks + 1)})
-
-
-def make_accelerator(
-    training: Training, track: str | None = None, folder: Path | None = None
-) -> Accelerator:
-    """Devices, processes, mixed precision and tracker, as accelerate finds or was told."""
-    if training.precision == "fp16" and not torch.cuda.is_available():
-        raise DomadaptError("precision 'fp16' needs a GPU, and none was found; use 'bf16' or 'no'.")
-    if training.device == "cuda" and not torch.cuda.is_available():
-        raise DomadaptError("device 'cuda' was asked for, and torch finds no CUDA device.")
-    on_cpu = _on_cpu(training.device)
-    # accelerate keeps one state per Python process; a second run may want another precision.
-    AcceleratorState._reset_state(
-        PartialState._shared_state.get("_cpu") != on_cpu and not torch.distributed.is_initialized()
-    )
-    if track is not None and importlib.util.find_spec(track) is None:
-        raise DomadaptError(
-            f"Logging with {track} needs its package: pip install 'domadapt[tracking]'."
-        )
-    return Accelerator(
-        log_with=track,
-        project_dir=None if folder is None else str(folder),
-        mixed_precision=training.precision,
-        cpu=on_cpu,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=True)],
-    )
-
-
-def _on_cpu(device: str) -> bool:
-    """Whether to keep to the CPU, by the setting, by the launcher, or for want of anything else.
-
-    Unless it is told so, accelerate leaves several processes on the CPU without a connection.
-    """
-    told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return device == "cpu" or told or (several and not torch.accelerator.is_available())
-
-
-def is_main_process() -> bool:
-    """Whether this is the process that writes files and speaks."""
-    if PartialState._shared_state:
-        return bool(PartialState().is_main_process)
-    # accelerate's state is not made here: it would settle on a device before one is chosen.
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def parameter_groups(
-    method: Method, training: Training, tuning: Tuning | None = None
-) -> list[dict[str, Any]]:
-    """Every trainable parameter in exactly one group: backbone, new layers, the method's own.
-
-    A strategy (`tuning`) says which never train and scales their rates.
-    """
-    network = method.network
-    backbone = {id(p) for p in network.backbone.parameters()}
-    groups: dict[tuple[float, float, int], dict[str, Any]] = {}
-    for parameter in method.parameters():
-        if not parameter.requires_grad or (tuning and not tuning.trains(parameter)):
-            continue
-        new = id(parameter) not in backbone or (tuning is not None and tuning.inserted(parameter))
-        rate = training.lr * (training.head_lr_multiple if new else 1.0)
-        # Shrinking biases and the scales of normalisation layers regularises nothing.
-        decay = training.weight_decay if parameter.ndim > 1 else 0.0
-        phase = 0
-        if tuning is not None:
-            rate *= tuning.scale(parameter)
-            decay = decay if tuning.decays(parameter) else 0.0
-            # A fused optimiser wants all of a group to have taken equally many steps.
-            phase = tuning.joins(parameter)
-        empty = {"params": [], "lr": rate, "weight_decay": decay}
-        group = groups.setdefault((rate, decay, phase), empty)
-        group["params"].append(parameter)
-    if not groups:
-        raise DomadaptError("The network has no trainable parameter; unfreeze some of it.")
-    for group in groups.values():
-        group["initial_lr"] = group["lr"]
-    return list(groups.values())
-
-
-def make_optimizer(
-    method: Method, training: Training, tuning: Tuning | None = None
-) -> torch.optim.Optimizer:
-    """The optimiser of the settings over `parameter_groups`."""
-    groups = parameter_groups(method, training, tuning)
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=training.lr, fused=True)
-    return torch.optim.SGD(
-        groups,
-        lr=training.lr,
-        momentum=training.momentum,
-        nesterov=training.momentum > 0,
-        fused=True,
-    )
 
 
 class Trainer:
@@ -381,7 +230,7 @@ class Trainer:
         )
         if self.track is not None:
             accelerator.init_trackers("domadapt", config=_plain(asdict(training)))
-        window = _Window()
+        window = Window()
         seen = set() if look is None or looks < 1 else set(look_steps(self.steps, looks)[:-1])
         started = time.perf_counter() - (self.history["seconds"][-1] if self.history else 0.0)
         batches = self._batches()
@@ -652,7 +501,7 @@ class Trainer:
 
     def _log(
         self,
-        window: _Window,
+        window: Window,
         optimizer: torch.optim.Optimizer,
         seconds: float,
         on_log: Callable[[Log], None] | None,

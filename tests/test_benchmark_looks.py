@@ -22,6 +22,7 @@ from domadapt.benchmark.leaderboard import latex, markdown
 from domadapt.benchmark.results import write_plan
 from domadapt.benchmark.summary import summarise
 from domadapt.benchmark.work import SuiteWork
+from domadapt.curves import Log, look_steps
 from domadapt.defaults import training_for
 from domadapt.errors import DomadaptError
 from domadapt.methods import Method
@@ -30,7 +31,6 @@ from domadapt.runs.candidate import LOOKS, STATE, Trained, looks_back, train_can
 from domadapt.runs.cell import Cell, Cells
 from domadapt.runs.engine import shared
 from domadapt.runs.plan import ModelSpec, Plan, make_plan
-from domadapt.trainer import Log, look_steps
 
 TRAINING = {"steps": 12, "batch_size": 16, "device": "cpu", "checkpoint_every": 4, "log_every": 4}
 

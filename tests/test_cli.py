@@ -19,9 +19,9 @@ from small import arrays
 
 from domadapt import cli, progress
 from domadapt.adaptation import DEFAULT_METHOD
+from domadapt.curves import Log
 from domadapt.defaults import training_settings
 from domadapt.methods import method_names, method_settings
-from domadapt.trainer import Log
 
 
 class Result:

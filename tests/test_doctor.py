@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 
 from domadapt.adaptation import adapt
+from domadapt.curves import Log
 from domadapt.doctor import Doctor, Evidence, Finding, Point, findings
 from domadapt.doctor.evidence import Telling, Term
 from domadapt.doctor.measure import measure, untouched
@@ -26,12 +27,13 @@ from domadapt.losses.adversarial import domain_loss
 from domadapt.methods import Method, build_method, method_names
 from domadapt.network import Discriminator
 from domadapt.ops import ramp, reverse_gradient
+from domadapt.optimizers import parameter_groups
 from domadapt.progress import make_progress
 from domadapt.report.page import render
 from domadapt.runs.candidate import train_candidate
 from domadapt.runs.plan import ModelSpec, make_plan
 from domadapt.selftest.subject import Subject
-from domadapt.trainer import Log, Trainer, parameter_groups
+from domadapt.trainer import Trainer
 from domadapt.training import Training
 
 CPU = torch.device("cpu")

@@ -18,12 +18,13 @@ from domadapt.errors import DomadaptError
 from domadapt.losses.starting_point import l2_sp
 from domadapt.methods import build_method, is_source_free, method_class, method_names
 from domadapt.network import Network
+from domadapt.optimizers import make_optimizer
 from domadapt.strategies.adapters import Adapted, Adapter, insert_adapters, restore_adapters
 from domadapt.strategies.depth import depths
 from domadapt.strategies.lora import merged
 from domadapt.strategies.spec import read_strategy, table
 from domadapt.strategies.tuning import Tuning, in_words, prepare, tuning_of
-from domadapt.trainer import Trainer, make_optimizer
+from domadapt.trainer import Trainer
 from domadapt.training import Training
 
 needs_peft = pytest.mark.skipif(

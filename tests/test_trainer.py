@@ -15,7 +15,7 @@ from domadapt import checkpoint
 from domadapt.batches import Order
 from domadapt.errors import DomadaptError
 from domadapt.methods import Method, build_method, method_class, settings_of
-from domadapt.trainer import make_optimizer, parameter_groups
+from domadapt.optimizers import make_optimizer, parameter_groups
 from domadapt.training import Training
 
 # The self-test puts every method to the like; here are a few of each kind, over a new network.

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from domadapt.curves import Log
 from domadapt.data import load_task
 from domadapt.inference import inputs_of
 from domadapt.methods import build_method
 from domadapt.network import Network
 from domadapt.runs.plan import ModelSpec, Plan, make_plan
 from domadapt.task import Split
-from domadapt.trainer import Log
 from domadapt.training import Training
 
 #: The methods that are compared, and the name and settings that each has here. CDAN stands twice,

@@ -13,6 +13,7 @@ from accelerate.state import PartialState
 
 from domadapt import checkpoint
 from domadapt.adaptation.measure import Measured, shape_of
+from domadapt.devices import is_main_process
 from domadapt.errors import DomadaptError
 from domadapt.export import export_onnx, export_pt2
 from domadapt.network import Network
@@ -35,7 +36,6 @@ from domadapt.runs.saved import (
 )
 from domadapt.selection.calibration import Calibration
 from domadapt.task import UNKNOWN, Task
-from domadapt.trainer import is_main_process
 
 #: Temporary names under which `checkpoint.write_atomically`, and safetensors within it, write.
 _HALF_WRITTEN = re.compile(

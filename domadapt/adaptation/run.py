@@ -30,6 +30,7 @@ from domadapt.adaptation.request import (
 )
 from domadapt.adaptation.warnings import warnings_of
 from domadapt.defaults import BOTTLENECK, training_for
+from domadapt.devices import is_main_process, make_accelerator
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs, evaluate
 from domadapt.network import Network
@@ -44,7 +45,6 @@ from domadapt.selection.validators import scores_of
 from domadapt.selection.verdict import Verdict, judge
 from domadapt.strategies.tuning import check_frozen, in_words, prepare, tuning_of
 from domadapt.task import Domain, Task
-from domadapt.trainer import is_main_process, make_accelerator
 from domadapt.training import Training
 
 #: Which model a run keeps: the one that the verdict chooses, or the adapted one whatever it says.

@@ -22,6 +22,7 @@ from domadapt.benchmark.suite import (
     title_of,
 )
 from domadapt.defaults import training_for
+from domadapt.devices import make_accelerator
 from domadapt.errors import DomadaptError
 from domadapt.methods import is_source_free
 from domadapt.methods.registry import method_parts
@@ -30,7 +31,6 @@ from domadapt.runs.candidate import method_source_hash
 from domadapt.runs.cell import Cell
 from domadapt.runs.plan import make_plan
 from domadapt.task import Task
-from domadapt.trainer import make_accelerator
 from domadapt.training import Training
 
 #: They change how often something is written or how fast data come, and no weight.

@@ -24,6 +24,7 @@ from domadapt.benchmark.looks import looks_at
 from domadapt.benchmark.sample import SAMPLE, keep_sample
 from domadapt.benchmark.search import expanded, start_of
 from domadapt.benchmark.suite import ORACLE, Entry, Suite, load_task_of, spec_of_model, title_of
+from domadapt.devices import make_accelerator
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs, Scores, evaluate, score
 from domadapt.inference import outputs_of
@@ -40,7 +41,6 @@ from domadapt.selection.guard import feature_rank
 from domadapt.selection.scores import source_val_accuracy
 from domadapt.selection.validators import scores_of
 from domadapt.task import Split, Task
-from domadapt.trainer import make_accelerator
 from domadapt.training import Training
 
 #: Files of a finished cell beside its result: what the network says, its curves, and the trained

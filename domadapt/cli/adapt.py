@@ -299,8 +299,8 @@ def _lasting(request: dict[str, Any]) -> dict[str, Any]:
 def _adapt(request: dict[str, Any], out: Path, resume: bool, dry_run: bool) -> None:
     from domadapt.adaptation import adapt as run
     from domadapt.adaptation import check, check_folder, cost_in_words, parts_of_run
+    from domadapt.devices import is_main_process
     from domadapt.progress import make_progress
-    from domadapt.trainer import is_main_process
 
     arguments = request["arguments"]
     check_folder(out, resume)

@@ -19,7 +19,7 @@ from domadapt.defaults import training_settings
 from domadapt.errors import DomadaptError
 
 if TYPE_CHECKING:
-    from domadapt.trainer import Log
+    from domadapt.curves import Log
     from domadapt.tune import Tuned
 
 #: Options that mean here what they mean in ``adapt``: of the data, and of the model and the run.

@@ -15,6 +15,7 @@ import torch
 import domadapt
 from domadapt import checkpoint
 from domadapt.benchmark.cells import IDLE, _labels
+from domadapt.devices import make_accelerator
 from domadapt.errors import DomadaptError
 from domadapt.layers.arrangement import (
     Arrangement,
@@ -34,7 +35,6 @@ from domadapt.report.report import versions
 from domadapt.runs import engine
 from domadapt.runs.cell import Cell, Cells
 from domadapt.task import Domain
-from domadapt.trainer import make_accelerator
 
 #: Seconds between two lines about a study that is under way.
 EVERY = 10.0

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from domadapt.checkpoint import write_atomically
+from domadapt.devices import make_accelerator
 from domadapt.evaluation import Outputs, evaluate, score
 from domadapt.inference import outputs_of
 from domadapt.layers.arrangement import Arrangement, arranged
@@ -29,7 +30,7 @@ from domadapt.network import Network
 from domadapt.regression import score_values
 from domadapt.runs.cell import Cell, Cells
 from domadapt.task import Split, Task
-from domadapt.trainer import Trainer, make_accelerator
+from domadapt.trainer import Trainer
 
 #: Samples that CKA looks at, at most.
 MAX_CKA = 1000

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from domadapt import checkpoint
+from domadapt.curves import History, Log
 from domadapt.errors import DomadaptError
 from domadapt.inference import outputs_of
 from domadapt.methods import build_method, is_source_free
@@ -25,7 +26,7 @@ from domadapt.runs.plan import Plan, spec_dict
 from domadapt.strategies.adapters import restore_adapters
 from domadapt.strategies.self_supervised import begun
 from domadapt.strategies.tuning import prepare
-from domadapt.trainer import History, Log, Trainer, Watch
+from domadapt.trainer import Trainer, Watch
 from domadapt.training import Training
 
 #: Files of a candidate's folder.

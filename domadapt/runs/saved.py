@@ -22,8 +22,8 @@ from domadapt.methods import build_method, method_class, method_names
 from domadapt.network import Network
 from domadapt.open_set import closed_network, open_network, rule_from, rule_of
 from domadapt.ops import batch_size as size_of
+from domadapt.optimizers import make_optimizer
 from domadapt.task import UNKNOWN, Batch, Domain, Inputs, Split, Task, label_ids
-from domadapt.trainer import make_optimizer
 from domadapt.training import Training
 
 CONFIG, MODEL, EXPORT = "config.json", "model.safetensors", "model.pt2"

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from domadapt.errors import DomadaptError
 from domadapt.methods import Method
+from domadapt.optimizers import parameter_groups
 from domadapt.selftest import small
 from domadapt.selftest.graph import leaves
 from domadapt.selftest.invariant import invariant, require
 from domadapt.selftest.subject import Subject
 from domadapt.settings import Setting
 from domadapt.task import Batch
-from domadapt.trainer import parameter_groups
 from domadapt.training import Training
 
 

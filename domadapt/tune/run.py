@@ -14,6 +14,7 @@ from domadapt.adaptation import adapt, check_folder, without_source
 from domadapt.adaptation.request import check_leaves, spec_of
 from domadapt.data import load_task
 from domadapt.defaults import training_for
+from domadapt.devices import make_accelerator
 from domadapt.errors import DomadaptError
 from domadapt.methods import build_method
 from domadapt.report.report import BASELINE
@@ -25,7 +26,7 @@ from domadapt.runs.plan import make_plan
 from domadapt.selection.registry import get_validator
 from domadapt.strategies.tuning import prepare
 from domadapt.task import Domain, Task
-from domadapt.trainer import Trainer, make_accelerator
+from domadapt.trainer import Trainer
 from domadapt.tune.found import Tuned
 from domadapt.tune.search import OWNER, Search
 from domadapt.tune.space import Space, label, search_space
