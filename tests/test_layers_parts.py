@@ -32,6 +32,7 @@ from domadapt.layers import (
 from domadapt.layers.arrangement import copied, inverse, localised, permutations, progressive
 from domadapt.layers.criticality import curve, state_of
 from domadapt.layers.probing import probe
+from domadapt.layers.results import short_names
 from domadapt.network import Network
 from domadapt.resnet_cifar import ResNetCifar
 from domadapt.task import Split
@@ -457,3 +458,17 @@ def test_a_curve_measures_the_network_as_it_is_at_each_alpha() -> None:
     whole = float(weight.detach().sum())
     found = curve(block, start, lambda: float(weight.detach().sum()), alphas=(0.0, 0.5, 1.0))
     assert found == pytest.approx([0.0, whole / 2, whole], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "short"),
+    [
+        (["model.encoder.layer.0", "model.encoder.layer.1"], ["layer.0", "layer.1"]),
+        (["conv1", "layer1.0", "layer1.1"], ["conv1", "layer1.0", "layer1.1"]),
+        (["0", "2"], ["0", "2"]),
+        (["a.b", "a.b.c"], ["a.b", "a.b.c"]),
+        (["a.b.c"], ["a.b.c"]),
+    ],
+)
+def test_names_of_blocks_lose_what_all_share(blocks: list[str], short: list[str]) -> None:
+    assert short_names(blocks) == short
