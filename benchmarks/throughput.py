@@ -2,6 +2,7 @@
 
     python benchmarks/throughput.py                  # the methods of digits.toml on two pairs
     python benchmarks/throughput.py --tasks digits:printed->photo --rounds 5
+    python benchmarks/throughput.py --ceiling        # what dividing the cores can give at most
 
 Both do the whole of each cell (training, scores, what a verdict needs) with the same steps, in
 programs of their own whose start counts as well. The loop does one cell after the other with all
@@ -9,6 +10,10 @@ cores for torch, as a script would; the runner divides the cores among processes
 shares what cells have in common and keeps freed memory. They take turns, first one and then the
 other going first, so that whatever else the machine does meets both. What is told is the ratio of
 their times, round by round.
+
+``--ceiling`` measures training steps alone: those of one process with all cores for torch, and
+those of as many processes of one thread as there are cores, all at once (and, crowded, of one
+process more). The ratio of their sums is what a runner could reach if a cell were nothing but steps and a start cost nothing.
 """
 
 from __future__ import annotations
@@ -23,17 +28,26 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from domadapt.benchmark.cells import cells_of
-from domadapt.benchmark.suite import Suite, read_suite
+from domadapt.benchmark.suite import Entry, Suite, read_suite, spec_of_model
 from domadapt.benchmark.work import SuiteWork
+from domadapt.data import load_task
+from domadapt.defaults import training_for
+from domadapt.memory import keep_freed_memory
+from domadapt.methods import is_source_free
 from domadapt.report.report import versions
+from domadapt.runs.candidate import train_candidate
 from domadapt.runs.cell import Cells
 from domadapt.runs.engine import cores
+from domadapt.runs.plan import make_plan
 
 HERE = Path(__file__).parent
+#: How many training steps are timed for the ceiling, after as many of warming up.
+STEPS = 60
 
 
 def suite_of(args: argparse.Namespace) -> Suite:
@@ -57,6 +71,44 @@ def runner(suite: Suite, folder: Path) -> None:
     from domadapt.benchmark import benchmark
 
     benchmark(suite, folder)
+
+
+def steps_per_second(method: str, args: argparse.Namespace) -> float:
+    """Training steps a second, of the second half of a run of twice `STEPS`."""
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    suite = suite_of(args)
+    plan = make_plan(load_task(suite.tasks[0]), spec_of_model(suite.model))
+    how = training_for(plan.kind, {"steps": 2 * STEPS, "log_every": STEPS, "device": "cpu"})
+    first, last = train_candidate(plan, method, {}, how).history["seconds"]
+    return STEPS / (last - first)
+
+
+def ceiling(args: argparse.Namespace) -> dict[str, Any]:
+    """Steps a second of each method of the suite, both ways."""
+    named = [entry for entry in suite_of(args).methods if isinstance(entry, Entry)]
+    methods = [e.method for e in named if not e.oracle and not is_source_free(e.method)]
+    rates: dict[str, Any] = {}
+    for method in methods:
+        rates[method] = {"one": [], "divided": [], "crowded": []}
+        for _ in range(args.rounds):
+            ways = [("one", 1, cores()), ("divided", cores(), 1), ("crowded", cores() + 1, 1)]
+            for how, processes, threads in ways:
+                command = [sys.executable, __file__, "--do", method, "--threads", str(threads)]
+                command += ["--suite", str(args.suite), "--tasks", *args.tasks]
+                begun = [
+                    subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+                    for _ in range(processes)
+                ]
+                said = [process.communicate()[0] for process in begun]
+                if any(process.returncode for process in begun):
+                    sys.exit(f"{method} failed.")
+                rates[method][how].append(round(sum(float(s.split()[-1]) for s in said), 1))
+        middle = {how: statistics.median(rates[method][how]) for how in rates[method]}
+        for how in ("divided", "crowded"):
+            rates[method][f"{how} over one"] = round(middle[how] / middle["one"], 2)
+        print(method, rates[method], flush=True)
+    return rates
 
 
 def timed(which: str, args: argparse.Namespace) -> float:
@@ -83,9 +135,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "throughput.json")
-    parser.add_argument("--do", choices=["plain", "runner"], help=argparse.SUPPRESS)
+    parser.add_argument("--ceiling", action="store_true")
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--do", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.do not in ("", "plain", "runner"):
+        print(steps_per_second(args.do, args))
+        return
+    if args.ceiling:
+        told = json.loads(args.out.read_text()) if args.out.exists() else {}
+        told["ceiling"] = {"cores": cores(), "versions": versions(), "steps": ceiling(args)}
+        args.out.write_text(json.dumps(told, indent=1) + "\n")
+        return
     if args.do:
         (plain if args.do == "plain" else runner)(suite_of(args), args.folder)
         return
