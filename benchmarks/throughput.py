@@ -12,8 +12,8 @@ other going first, so that whatever else the machine does meets both. What is to
 their times, round by round.
 
 ``--ceiling`` measures training steps alone: those of one process with all cores for torch, and
-those of as many processes of one thread as there are cores, all at once (and, crowded, of one
-process more). The ratio of their sums is what a runner could reach if a cell were nothing but steps and a start cost nothing.
+those of as many processes of one thread as there are cores, all at once. The ratio of their sums
+is what a runner could reach if a cell were nothing but steps and a start cost nothing.
 """
 
 from __future__ import annotations
@@ -90,10 +90,9 @@ def ceiling(args: argparse.Namespace) -> dict[str, Any]:
     methods = [e.method for e in named if not e.oracle and not is_source_free(e.method)]
     rates: dict[str, Any] = {}
     for method in methods:
-        rates[method] = {"one": [], "divided": [], "crowded": []}
+        rates[method] = {"one": [], "divided": []}
         for _ in range(args.rounds):
-            ways = [("one", 1, cores()), ("divided", cores(), 1), ("crowded", cores() + 1, 1)]
-            for how, processes, threads in ways:
+            for how, processes, threads in (("one", 1, cores()), ("divided", cores(), 1)):
                 command = [sys.executable, __file__, "--do", method, "--threads", str(threads)]
                 command += ["--suite", str(args.suite), "--tasks", *args.tasks]
                 begun = [
@@ -105,8 +104,7 @@ def ceiling(args: argparse.Namespace) -> dict[str, Any]:
                     sys.exit(f"{method} failed.")
                 rates[method][how].append(round(sum(float(s.split()[-1]) for s in said), 1))
         middle = {how: statistics.median(rates[method][how]) for how in rates[method]}
-        for how in ("divided", "crowded"):
-            rates[method][f"{how} over one"] = round(middle[how] / middle["one"], 2)
+        rates[method]["ratio"] = round(middle["divided"] / middle["one"], 2)
         print(method, rates[method], flush=True)
     return rates
 
