@@ -16,7 +16,7 @@ from torch import nn
 from domadapt.data import from_arrays
 from domadapt.errors import DomadaptError
 from domadapt.finetune import study as module
-from domadapt.finetune.curves import data_transferred, mean_and_spread, steps_to
+from domadapt.finetune.curves import data_transferred, mean_and_spread, steps_to, still_rising
 from domadapt.finetune.heads import SeveralHeads, joined, outputs_of_head, share_encoder
 from domadapt.finetune.page import called, headline, markdown, model_name, render, tables, terminal
 from domadapt.finetune.splits import (
@@ -177,7 +177,20 @@ def test_effective_data_beyond_what_was_measured() -> None:
     assert "more than measured" in more.words()
     less = data_transferred(100, 0.4, sizes, scratch)
     assert (less.bound, less.effective) == ("less", -90)
-    assert less.words() == "less than -90"
+    assert less.words() == "none: from scratch 10 do better"
+    # Half the way from 10 to 100 on the logarithm: 31.6 samples do as well as 100 fine-tuned.
+    worse = data_transferred(100, 0.55, sizes, scratch)
+    assert worse.words() == "-68 (from scratch is better)"
+
+
+def test_a_training_that_ended_while_it_rose() -> None:
+    assert still_rising([(0, 0.1), (50, 0.5), (100, 0.6)])
+    assert not still_rising([(0, 0.1), (50, 0.59), (100, 0.6)])
+    # 0.8 of the way is within the last quarter, so the gain counts from the half.
+    assert still_rising([(0, 0.1), (50, 0.5), (80, 0.6), (100, 0.6)])
+    assert not still_rising([(0, 0.1), (50, 0.6), (80, 0.5), (100, 0.6)])
+    assert not still_rising([(100, 0.6)])
+    assert not still_rising([(90, 0.1), (100, 0.6)])
 
 
 def test_a_dip_of_the_curve_counts_as_what_a_smaller_size_reached() -> None:

@@ -32,7 +32,9 @@ class Transferred:
         if self.bound == "more":
             return f"more than {self.effective:,.0f} (more than measured)"
         if self.bound == "less":
-            return f"less than {self.effective:,.0f}"
+            return f"none: from scratch {self.equivalent:,.0f} do better"
+        if self.effective <= -0.5:
+            return f"{self.effective:,.0f} (from scratch is better)"
         return f"{self.effective:,.0f}"
 
 
@@ -77,6 +79,23 @@ def steps_to(points: Sequence[tuple[int, float]], level: float) -> int | None:
         level: the accuracy asked for.
     """
     return next((step for step, value in points if value >= level), None)
+
+
+def still_rising(points: Sequence[tuple[int, float]], by: float = 0.02) -> bool:
+    """Whether the last quarter of a training still gained more than `by` of accuracy.
+
+    Such a training was too short, or too slow, for its end to say what a strategy is worth. The
+    gain is counted from the last point measured at or before three quarters of the steps.
+
+    Args:
+        points: step and accuracy, in order.
+        by: accuracy, as a fraction; below it a gain is taken for noise.
+    """
+    if len(points) < 2:
+        return False
+    end, last = points[-1]
+    earlier = [value for step, value in points[:-1] if step <= 0.75 * end]
+    return bool(earlier) and last - earlier[-1] > by
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from domadapt.finetune.curves import still_rising
 from domadapt.finetune.heads import alone, is_shared
 from domadapt.finetune.study import NEAR, Comparison, Row
 from domadapt.finetune.work import SCRATCH
@@ -150,6 +151,16 @@ def headline(comparison: Comparison) -> list[str]:
         words = f"With {few.samples:,.0f} samples {few.strategy} is best, {_accuracy(few)} %"
         low = comparison.row(SCRATCH, few.size)
         said.append(f"{words}{'' if low is None else f' (from scratch {_accuracy(low)} %)'}.")
+    rising = [
+        called(row.strategy)
+        for row in comparison.rows
+        if row.size == best.size and still_rising(row.curve)
+    ]
+    if rising:
+        said.append(
+            f"Still rising when training ended, by more than 2 points in its last quarter: "
+            f"{', '.join(rising)}; with more --steps or a higher --lr the order may be another."
+        )
     return said
 
 
