@@ -248,6 +248,26 @@ def test_warnings_on_what_is_not_kept_are_folded_away():
     assert "1 warning about entropy, which is not kept" in html
 
 
+def test_the_caption_says_which_intervals_miss_what_was_measured():
+    report = judged()
+
+    def held(share):
+        """The report with each measured accuracy at `share` of its interval."""
+        found = []
+        for c in report.candidates:
+            given = c.estimate or {}
+            if given.get("low") is not None:
+                at = given["low"] + share.get(c.name, 0.5) * (given["high"] - given["low"])
+                c = dataclasses.replace(c, target={**(c.target or {}), "accuracy": at})
+            found.append(c)
+        return words(render(dataclasses.replace(report, candidates=found)))
+
+    assert "after the choice, all do." in held({})
+    assert "after the choice, that of mcc does not." in held({"mcc": 1.5})
+    assert "those of mcc and source_only do not." in held({"mcc": -0.1, "source_only": 1.1})
+    assert "in nine of ten tasks. The target has no labels" in words(render(judged(labels=False)))
+
+
 def test_an_overruled_verdict_is_told():
     report = judged(chosen="source_only", sentence="Keep the source-only model.")
     assert "keeps mcc all the same" in words(render(report))
@@ -265,7 +285,7 @@ def test_the_model_that_was_not_kept_has_no_gain_to_boast_of():
 def test_a_verdict_with_the_least_in_it_is_drawn():
     report = judged(findings=[], because=[], calibration=None, portfolio=None, left_out={})
     text = words(render(report))
-    assert "Nothing was found" in text
+    assert "Nothing that the models agree on speaks" in text
     assert "How far to trust" not in text
     assert "--method auto" not in text
     alone = dataclasses.replace(report, candidates=[report.candidates[0]], chosen="source_only")

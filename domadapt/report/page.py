@@ -16,7 +16,7 @@ from domadapt.regression import written
 from domadapt.report import figures, layers, trust
 from domadapt.report.regression import Row, per_output, value_panels
 from domadapt.report.report import BASELINE, Candidate, Report
-from domadapt.report.summary import estimate_in_words, overruled, refusals, sorted_warnings
+from domadapt.report.summary import estimate_in_words, listed, overruled, refusals, sorted_warnings
 
 #: Key in a Candidate, name, how to read it, and how it is written.
 _TARGET = (
@@ -289,8 +289,8 @@ def _confusions(
         if c.target is None:
             continue
         mistakes = _mistakes(c.target, names)
-        listed = "; ".join(mistakes) or "none"
-        words = f"Confusion matrix of {c.name}. Most frequent mistakes: {listed}."
+        most = "; ".join(mistakes) or "none"
+        words = f"Confusion matrix of {c.name}. Most frequent mistakes: {most}."
         figure = figures.confusion(c.target["confusion"], names, figures.plain(c.name))
         drawn.append({"name": c.name, "figure": draw(figure, words), "mistakes": mistakes})
     return drawn
@@ -373,6 +373,7 @@ def _trust(report: Report, draw: _Drawer) -> dict[str, Any] | None:
     verdict = report.verdict
     if verdict is None:
         return None
+    missed = trust.missed(report)
     return {
         "sentence": verdict["sentence"],
         "overruled": overruled(report),
@@ -380,6 +381,8 @@ def _trust(report: Report, draw: _Drawer) -> dict[str, Any] | None:
         "because": verdict.get("because") or [],
         "refusals": refusals(report),
         "standings": trust.standings(report),
+        "missed": listed(missed) if missed else "",
+        "missed_one": len(missed) == 1,
         "provenance": trust.provenance(report),
         "left_out": verdict.get("left_out") or {},
         "findings": trust.findings(verdict),

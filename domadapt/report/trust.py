@@ -102,6 +102,17 @@ def standings(report: Report) -> list[Standing]:
     return found
 
 
+def missed(report: Report) -> list[str]:
+    """The candidates whose interval does not hold the accuracy measured with labels."""
+    return [
+        c.name
+        for c in report.ranked
+        if c.target is not None
+        and (given := c.estimate or {}).get("low") is not None
+        and not given["low"] <= c.target["accuracy"] <= given["high"]
+    ]
+
+
 def scores_table(candidates: Sequence[Candidate]) -> list[ScoreRow]:
     """Every validator's score of each candidate; the largest of each row is marked."""
     known = validators()
