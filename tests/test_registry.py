@@ -105,6 +105,20 @@ def test_files_that_cannot_be_used(tmp_path: Path, text: str | None, says: str) 
         method_class(str(path))
 
 
+@pytest.mark.parametrize("own", ["self.layer = torch.nn.Linear(2, 2)", "self.mine_weight = 1.0"])
+@pytest.mark.parametrize("beside", ["", "+mcc"])
+def test_a_method_that_leaves_out_the_init_of_method(tmp_path: Path, own: str, beside: str) -> None:
+    path = tmp_path / "mine.py"
+    text = MINE.format(name="mine").replace("super().__init__(network)", own)
+    path.write_text(f"import torch\n{text}")
+    with pytest.raises(DomadaptError, match=r"begin with super\(\).__init__\(network\)"):
+        build_method(f"{path}{beside}", small_network())
+    # Another mistake there is the author's to see as it is.
+    path.write_text(text.replace(own, "network.nothing()"))
+    with pytest.raises(AttributeError, match="nothing"):
+        build_method(str(path), small_network())
+
+
 def test_two_files_of_one_name_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

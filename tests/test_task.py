@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,6 +53,14 @@ def test_no_target_split_carries_labels() -> None:
         assert split.domain.labels is None
         assert split.domain.class_names is None
     assert "y_t" not in {f.name for f in dataclasses.fields(Batch)}
+    batch = Batch(torch.ones(2, 3), torch.tensor([0, 1]), torch.ones(2, 3), 0.0)
+    with pytest.raises(DomadaptError, match="no method is given labels of the target"):
+        _ = batch.y_t
+    assert not hasattr(batch, "y_t")
+    with pytest.raises(AttributeError, match=r"no 'x_u'; it has x_s, y_s"):
+        _ = batch.x_u
+    assert torch.equal(copy.deepcopy(batch).x_s, batch.x_s)
+    assert torch.equal(pickle.loads(pickle.dumps(batch)).x_t, batch.x_t)
     assert task.target_labelled is None
     hidden = ("_Task__", "target_labelled")
     assert not any("label" in name for name in vars(task) if not name.startswith(hidden))

@@ -167,7 +167,7 @@ def build_method(spec: str, network: Network, settings: Mapping[str, Any] | None
     given = read_settings(spec, settings)
     names = method_parts(spec)
     if len(names) == 1:
-        return method_class(spec)(network, **given)
+        return _made(method_class(spec), network, given)
     parts = {}
     for name in names:
         cls = method_class(name)
@@ -175,5 +175,23 @@ def build_method(spec: str, network: Network, settings: Mapping[str, Any] | None
             raise DomadaptError(f"{cls.name} stands twice in {spec!r}.")
         prefix = f"{cls.name}."
         mine = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
-        parts[cls.name] = cls(network, **mine)
+        parts[cls.name] = _made(cls, network, mine)
     return Combination(network, parts)
+
+
+def _made(cls: type[Method], network: Network, settings: Mapping[str, Any]) -> Method:
+    """`cls` with its settings; one whose ``__init__`` leaves out that of `Method` is refused."""
+    try:
+        method = cls(network, **settings)
+        network_is_there = isinstance(getattr(method, "network", None), Network)
+    except AttributeError as error:
+        # As torch says it of a module that is assigned too early.
+        if "Module.__init__" not in str(error):
+            raise
+        network_is_there = False
+    if not network_is_there:
+        raise DomadaptError(
+            f"{cls.__name__}.__init__ must begin with super().__init__(network), which keeps the "
+            "network and lets torch see the method's own modules."
+        )
+    return method

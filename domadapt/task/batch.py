@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from domadapt.errors import DomadaptError
 from domadapt.task.domain import Inputs
+
+
+class NoTargetLabels(DomadaptError, AttributeError):
+    """A method asked a batch for labels of the target."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,16 @@ class Batch:
     domain_s: Tensor | None = None
     x_l: Inputs | None = None
     y_l: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        # Only called for what a batch has not got.
+        if name == "y_t":
+            raise NoTargetLabels(
+                "A batch has no y_t: no method is given labels of the target. It may use x_t, what "
+                "the network says of it (out.logits_t, out.z_t), and the few target samples that "
+                "were declared as labelled (x_l, y_l)."
+            )
+        raise AttributeError(f"A batch has no {name!r}; it has {', '.join(self.__match_args__)}.")
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `f` applied to every tensor in it."""
