@@ -6,10 +6,12 @@
 
 Both do the whole of each cell (training, scores, what a verdict needs) with the same steps, in
 programs of their own whose start counts as well. The loop does one cell after the other with all
-cores for torch, as a script would; the runner divides the cores among processes of one thread,
-shares what cells have in common and keeps freed memory. They take turns, first one and then the
-other going first, so that whatever else the machine does meets both. What is told is the ratio of
-their times, round by round.
+cores for torch; the runner divides the cores among processes of one thread, shares what cells have
+in common and keeps freed memory. The loop stands twice: as a script would do it, each cell by
+itself ("alone": one that starts from the source-only model trains that first), and with the
+source-only models of the runner ("plain"), so that what remains is what dividing the cores gives.
+All load the data once. They take turns, each order in turn, so that whatever else the machine does
+meets all. What is told is the ratio of their times, round by round.
 
 ``--ceiling`` measures training steps alone: those of one process with all cores for torch, and
 those of as many processes of one thread as there are cores, all at once. The ratio of their sums
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,22 +51,32 @@ from domadapt.runs.plan import make_plan
 HERE = Path(__file__).parent
 #: How many training steps are timed for the ceiling, after as many of warming up.
 STEPS = 60
+#: Ways to do all cells, in the order of the first round.
+WAYS = ("alone", "plain", "runner")
 
 
 def suite_of(args: argparse.Namespace) -> Suite:
     return replace(read_suite(args.suite), tasks=tuple(args.tasks), seeds=args.seeds).checked()
 
 
-def plain(suite: Suite, folder: Path) -> None:
-    """Every cell, one after the other, in this process."""
+def plain(suite: Suite, folder: Path, alone: bool = False) -> None:
+    """Every cell, one after the other, in this process.
+
+    `alone`: a cell that goes on from another trains that one itself, though it is there.
+    """
     torch.set_num_threads(cores())
     cells, work = Cells(folder), SuiteWork(suite)
-    wanted = {cell.key: cell for cell in cells_of(suite, threads=cores(), device="cpu")}
+    every = {cell.key: cell for cell in cells_of(suite, threads=cores(), device="cpu")}
+    wanted = dict(every)
     while wanted:
         for key, cell in list(wanted.items()):
-            if not wanted.keys() & set(cell.needs):
-                cells.perform(cell, work)
-                del wanted[key]
+            if wanted.keys() & set(cell.needs):
+                continue
+            for need in cell.needs if alone else ():
+                shutil.rmtree(cells.place(need))
+                cells.perform(every[need], work)
+            cells.perform(cell, work)
+            del wanted[key]
 
 
 def runner(suite: Suite, folder: Path) -> None:
@@ -138,7 +151,7 @@ def main() -> None:
     parser.add_argument("--do", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.do not in ("", "plain", "runner"):
+    if args.do not in ("", *WAYS):
         print(steps_per_second(args.do, args))
         return
     if args.ceiling:
@@ -147,15 +160,21 @@ def main() -> None:
         args.out.write_text(json.dumps(told, indent=1) + "\n")
         return
     if args.do:
-        (plain if args.do == "plain" else runner)(suite_of(args), args.folder)
+        if args.do == "runner":
+            runner(suite_of(args), args.folder)
+        else:
+            plain(suite_of(args), args.folder, alone=args.do == "alone")
         return
+    told = json.loads(args.out.read_text()) if args.out.exists() else {}
     rounds: list[dict[str, float]] = []
     for number in range(args.rounds):
-        turn = ["plain", "runner"] if number % 2 == 0 else ["runner", "plain"]
+        turn = WAYS if number % 2 == 0 else WAYS[::-1]
         rounds.append({which: round(timed(which, args), 1) for which in turn})
-        print(rounds[-1], f"{rounds[-1]['plain'] / rounds[-1]['runner']:.2f}", flush=True)
-        ratios = [r["plain"] / r["runner"] for r in rounds]
-        about = {
+        ratios = {
+            way: [round(r[way] / r["runner"], 3) for r in rounds] for way in ("alone", "plain")
+        }
+        print(rounds[-1], {way: found[-1] for way, found in ratios.items()}, flush=True)
+        told |= {
             "suite": args.suite.name,
             "tasks": args.tasks,
             "seeds": args.seeds,
@@ -163,10 +182,15 @@ def main() -> None:
             "cores": cores(),
             "versions": versions(),
             "rounds": rounds,
-            "ratio": {"median": round(statistics.median(ratios), 3), "of": sorted(ratios)},
+            "ratio": {
+                way: {"median": round(statistics.median(found), 3), "of": sorted(found)}
+                for way, found in ratios.items()
+            },
         }
-        args.out.write_text(json.dumps(about, indent=1) + "\n")
-    print(f"{args.cells} cells: the loop takes {statistics.median(ratios):.2f} times as long.")
+        args.out.write_text(json.dumps(told, indent=1) + "\n")
+    for way, found in ratios.items():
+        times = statistics.median(found)
+        print(f"{args.cells} cells: the loop ({way}) takes {times:.2f} times as long.")
 
 
 if __name__ == "__main__":
