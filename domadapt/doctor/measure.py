@@ -426,7 +426,9 @@ def _growth(method: Method, name: str, out: BatchOutputs, batch: Batch) -> float
             parts.append(_value(method, name, o, b))
     if whole is None or parts[0] is None or parts[1] is None:
         return None
-    return abs(float(whole)) / max(0.5 * abs(float(parts[0] + parts[1])), 1e-12)
+    both = 0.5 * abs(float((parts[0] + parts[1]).detach()))
+    # A hook of another library may have a gradient all the same.
+    return abs(float(whole.detach())) / max(both, 1e-12)
 
 
 # The optimiser ------------------------------------------------------------------------------------
