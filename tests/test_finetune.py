@@ -174,7 +174,8 @@ def test_effective_data_beyond_what_was_measured() -> None:
     sizes, scratch = [10, 100], [0.5, 0.6]
     more = data_transferred(10, 0.61, sizes, scratch)
     assert (more.bound, more.effective) == ("more", 90)
-    assert "more than measured" in more.words()
+    assert more.words() == "more than 90"
+    assert data_transferred(100, 0.61, sizes, scratch).words() == "not measured"
     less = data_transferred(100, 0.4, sizes, scratch)
     assert (less.bound, less.effective) == ("less", -90)
     assert less.words() == "none: from scratch 10 do better"
@@ -357,6 +358,23 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         planned(data(), "mlp", ["full"])
     with pytest.raises(DomadaptError, match=r"lies in \(0, 1\]"):
         finetune(data(), pretrained(), ["full"], out=tmp_path, level=90)
+
+
+def test_the_rate_of_fine_tuning_is_not_that_of_training_from_scratch() -> None:
+    how = {"steps": 12, "batch_size": 16, "device": "cpu", "optimizer": "sgd", "lr": 0.05}
+
+    def rates(**more: object) -> dict[str, tuple[str, float, int]]:
+        _, cells = planned(data(), pretrained(), ["full"], compare=True, training=how, **more)
+        said = {cell.method: cell.config["training"] for cell in cells}
+        return {
+            name: (given.get("optimizer", "adamw"), given.get("lr", 1e-3), given["steps"])
+            for name, given in said.items()
+        }
+
+    assert rates() == {"full": ("sgd", 0.05, 12), "scratch": ("adamw", 1e-3, 12)}
+    assert rates(scratch_lr=0.002)["scratch"] == ("adamw", 0.002, 12)
+    with pytest.raises(DomadaptError, match="only a comparison has"):
+        planned(data(), pretrained(), ["full"], scratch_lr=0.002)
 
 
 # What is shown

@@ -80,6 +80,13 @@ def finetune_command(
             "scratch ends with."
         ),
     ] = None,
+    scratch_lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of training from scratch, which --optimizer, --lr and the like "
+            "leave alone."
+        ),
+    ] = None,
     processes: Annotated[int | None, typer.Option(help="Trainings at a time.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed trainings again.")] = False,
     label_column: LabelColumn = None,
@@ -155,6 +162,7 @@ def finetune_command(
         test=scored,
         also=others,
         compare=compare,
+        scratch_lr=scratch_lr,
         sizes=None if sizes is None else sizes.split(","),
         folds=folds,
         seeds=seeds,

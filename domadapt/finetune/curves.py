@@ -30,7 +30,8 @@ class Transferred:
     def words(self) -> str:
         """The same for a table."""
         if self.bound == "more":
-            return f"more than {self.effective:,.0f} (more than measured)"
+            # Training from scratch did not get there with the largest size that was measured.
+            return f"more than {self.effective:,.0f}" if self.effective > 0 else "not measured"
         if self.bound == "less":
             return f"none: from scratch {self.equivalent:,.0f} do better"
         if self.effective <= -0.5:

@@ -175,6 +175,12 @@ def meanings(comparison: Comparison) -> list[str]:
             found.append(f"{name}: {(BASES.get(name) or MODIFIERS[name])[1]}")
     if any(map(is_shared, comparison.strategies)):
         found.append("shared: the encoder learns from the other data sets as well, a head for each")
+    if any(row.transferred is not None for row in comparison.rows):
+        found.append(
+            "what transfer is worth (effective data transferred): 'more than' where training from "
+            "scratch did not get there with the largest size; with that size itself it is not "
+            "measured then"
+        )
     if SCRATCH in comparison.strategies:
         found.append(
             "from scratch: the same network with everything it had learnt taken from it, trained "

@@ -154,6 +154,7 @@ def finetune(
     max_length: int | None = None,
     pooling: str | None = None,
     also: Sequence[Domain] = (),
+    scratch_lr: float | None = None,
     split_seed: int = 0,
     processes: int | None = None,
     retry: bool = False,
@@ -181,12 +182,15 @@ def finetune(
         seeds: how many trainings of each cell's kind, of weights, order and augmentation.
         level: the accuracy that steps are counted to; by default 95 % of what training from scratch
             ends with at the same size.
-        training: settings of `Training` for all of them.
+        training: settings of `Training`. How fast (`domadapt.finetune.work.PACE`: optimiser, rates,
+            schedule, decay) is of the strategies alone; the others are of all, from scratch too.
         image_size, augment, max_length, pooling: as of `adapt`.
         also: other labelled data sets, whose classes need have nothing in common with those of
             `domain`. Each strategy is then measured a second time with an encoder that learns from
             all of them, a head for each ("full (shared)"); all scores are of `domain`. For the
             networks themselves see `domadapt.finetune.share_encoder`.
+        scratch_lr: the learning rate of training from scratch; by default that of a network with
+            random weights.
         split_seed: of the folds and of what smaller sets hold.
         processes: how many at a time; by default one per core.
         retry: run failed cells again.
@@ -212,6 +216,7 @@ def finetune(
         max_length=max_length,
         pooling=pooling,
         also=also,
+        scratch_lr=scratch_lr,
         split_seed=split_seed,
     )
     if level is not None and not 0 < level <= 1:
@@ -254,6 +259,7 @@ def planned(
     max_length: int | None = None,
     pooling: str | None = None,
     also: Sequence[Domain] = (),
+    scratch_lr: float | None = None,
     split_seed: int = 0,
 ) -> tuple[FineTuneWork, list[Cell]]:
     """The cells of a comparison and what computes them; refuses what could not be done."""
@@ -282,6 +288,11 @@ def planned(
             "Self-supervised training is on the unlabelled target of an adaptation, which there is "
             "none of here; leave --self-supervised out, or use adapt."
         )
+    if scratch_lr is not None and not compare:
+        raise DomadaptError(
+            "scratch_lr is of training from scratch, which only a comparison has; give --compare "
+            "as well, or leave it out."
+        )
     if seeds < 1:
         raise DomadaptError(f"seeds must be at least 1; got {seeds}.")
     many = (1 if test is not None else 3) if folds is None else folds
@@ -298,6 +309,7 @@ def planned(
         max_length,
         pooling,
         tuple(also),
+        scratch_lr,
     )
     asked = read_sizes(sizes or (SIZES if compare else (ALL,)))
     task = work.task()
@@ -383,8 +395,9 @@ def gathered(
     if len(set(rates.values())) > 1:
         said = "; ".join(f"{n} {rate}" for n, rate in rates.items())
         notes.append(
-            f"Each trains with the defaults for what it starts from ({said}), which are tuned to "
-            "no data set; --optimizer and --lr set one for all."
+            f"Each trains at the rate for what it starts from ({said}). The defaults are tuned to "
+            "no data set; --optimizer, --lr and the like set those of fine-tuning, --scratch-lr "
+            "that of training from scratch."
         )
     if work.also:
         named = ", ".join(domain.name for domain in work.also)

@@ -36,6 +36,16 @@ from domadapt.transfer.probe import _folds
 SCRATCH = "scratch"
 #: Steps of a training where none are said; few enough to compare many.
 STEPS = 500
+#: Settings that say how fast a network learns: they suit what it starts from, and no other.
+PACE = (
+    "optimizer",
+    "lr",
+    "head_lr_multiple",
+    "momentum",
+    "weight_decay",
+    "schedule",
+    "warmup",
+)
 #: How often a network is scored on the way.
 LOOKS = 20
 
@@ -61,6 +71,7 @@ class FineTuneWork:
         image_size, augment, max_length, pooling: as of `domadapt.runs.plan.ModelSpec`.
         split_seed: of the folds and of the order in which samples are taken.
         also: other labelled data sets, which a shared encoder learns from as well (`heads`).
+        scratch_lr: the learning rate of training from scratch; None for its default.
     """
 
     domain: Domain
@@ -74,6 +85,7 @@ class FineTuneWork:
     max_length: int | None = None
     pooling: str | None = None
     also: tuple[Domain, ...] = ()
+    scratch_lr: float | None = None
 
     def task(self) -> Task:
         """The labelled data as a task; its splits are not those of a comparison."""
@@ -122,11 +134,17 @@ class FineTuneWork:
         return Fold(split("source_train", train), split("source_val", held))
 
     def how(self, kind: BackboneKind, method: str, seed: int) -> Training:
-        """The settings of a training; from scratch those of a network that begins at random."""
+        """The settings of a training; from scratch those of a network that begins at random.
+
+        How fast is asked for with fine-tuning in mind: a rate that suits SGD on pre-trained weights
+        would ruin AdamW from scratch, and make fine-tuning look the better for it.
+        """
         # Processes share the cores already: none of them needs workers of its own.
         given = {"steps": STEPS, "workers": 0, **self.training, "seed": seed}
         if method == SCRATCH:
-            return training_for("scratch", {**given, "finetune": "full"})
+            kept = {k: v for k, v in given.items() if k not in PACE}
+            own = {} if self.scratch_lr is None else {"lr": self.scratch_lr}
+            return training_for("scratch", {**kept, **own, "finetune": "full"})
         return training_for(kind, {**given, "finetune": alone(method)})
 
     def network(self, subject: Subject, method: str, how: Training) -> Network:
