@@ -4,8 +4,10 @@
     python benchmarks/methods.py --digits runs/digits    # keep its accuracies, then write the rows
     python benchmarks/methods.py --cost       # measure what a step costs, then write the rows
     python benchmarks/methods.py              # write the rows from what was measured
+    python benchmarks/accuracy.py digits-rows --methods source_only,coral,... --threads 1 \\
+        --out benchmarks/results/digits-closed.json      # methods on rows of features
 
-Keeps what is measured in benchmarks/results/digits.json and benchmarks/results/cost.json, writes
+Keeps what is measured in benchmarks/results/ (digits.json, digits-closed.json, cost.json), writes
 domadapt/methods/measured.json, the table in README.md and benchmarks/results/digits.md.
 
 The cost is the time of a step as a multiple of `source_only`'s: LeNet, 64 + 64 images of 28 x 28,
@@ -115,12 +117,12 @@ def measure_cost(names: list[str]) -> dict[str, Any]:
     return found
 
 
-def digits() -> dict[str, dict[str, float]]:
+def digits(file: str = "digits.json") -> dict[str, dict[str, Any]]:
     """Mean over the six pairs, and the standard deviation of that mean over seeds."""
-    rows = json.loads((RESULTS / "digits.json").read_text())["rows"]
+    rows = json.loads((RESULTS / file).read_text())["rows"]
     plain = [r for r in rows if r["method"] != UPPER]
     pairs = len({r["task"] for r in plain})
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(r["method"] for r in plain):
         seeds: dict[int, list[float]] = {}
         for r in plain:
@@ -139,7 +141,9 @@ def write_rows() -> None:
     """measured.json, the table of the README, and the table of the six pairs."""
     cost_file = RESULTS / "cost.json"
     cost = json.loads(cost_file.read_text())["methods"] if cost_file.exists() else {}
-    accuracy = digits()
+    on_rows = digits("digits-closed.json")
+    closed = {n: {**v, "rows": True} for n, v in on_rows.items() if method_class(n).closed_form}
+    accuracy = digits() | closed
     measured = {
         name: {
             **accuracy.get(name, {}),

@@ -34,5 +34,7 @@ def test_figures_in_words() -> None:
     row = table.Row("a", "", "", "", "", "", "", cost=2.04, digits=70.25, spread=1.26, seeds=3)
     assert table.cost_text(row) == "2.0x"
     assert table.digits_text(row) == "70.2 ± 1.3"
+    on_rows = table.Row("a", "", "", "", "", "", "", digits=50.0, rows=True)
+    assert table.digits_text(on_rows) == "50.0 (rows)"
     empty = table.Row("a", "", "", "", "", "", "")
     assert table.cost_text(empty) == table.digits_text(empty) == "not measured"

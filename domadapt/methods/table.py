@@ -33,6 +33,8 @@ class Row:
         cost: time of a step in units of `source_only`'s; None where not measured.
         digits: mean target accuracy in percent on the six embedded digits pairs; `spread` is the
             standard deviation over seeds of that mean, and `seeds` how many there were.
+        rows: whether the digits were rows of pixels before a frozen backbone, as methods need them
+            that work on rows of features in closed form.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Row:
     digits: float | None = None
     spread: float | None = None
     seeds: int = 0
+    rows: bool = False
 
 
 def needs_of(cls: type[Method]) -> str:
@@ -108,4 +111,5 @@ def digits_text(of: Row) -> str:
     """Mean accuracy on the digits pairs, with its spread over seeds."""
     if of.digits is None:
         return "not measured"
-    return f"{of.digits:.1f} ± {of.spread:.1f}" if of.spread is not None else f"{of.digits:.1f}"
+    spread = "" if of.spread is None else f" ± {of.spread:.1f}"
+    return f"{of.digits:.1f}{spread}{' (rows)' if of.rows else ''}"
