@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -245,6 +245,17 @@ def check_features(z: Any, n: int, backbone: str) -> None:
             f"A backbone must return one tensor (n, features, ...); of n = {n} samples {backbone} "
             f"returned {tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__}."
         )
+
+
+def short_blocks(blocks: Sequence[str]) -> list[str]:
+    """Names of blocks without the modules that all of them lie in, but for the innermost."""
+    parts = [name.split(".") for name in blocks]
+    shared = 0
+    while len(blocks) > 1 and all(len(p) > shared + 1 for p in parts):
+        if len({p[shared] for p in parts}) > 1:
+            break
+        shared += 1
+    return [".".join(p[max(shared - 1, 0) :]) for p in parts]
 
 
 class Discriminator(nn.Module):

@@ -69,6 +69,14 @@ def _views():  # type: ignore[no-untyped-def]
     return make_views("vector", "none", None)
 
 
+def test_the_sentence_on_what_changed() -> None:
+    blocks = ["model.encoder.layer.0", "model.encoder.layer.1"]
+    changed = {"before_after": {"target": [0.9, 0.52]}, "blocks": blocks}
+    assert "changed block layer.1 most (CKA 0.52 with" in sentence(changed)
+    alike = {"before_after": {"target": [0.999, 0.9975]}, "blocks": blocks}
+    assert "left every block as it was but for little (CKA at least 0.99;" in sentence(alike)
+
+
 def test_a_network_that_stays_is_like_itself() -> None:
     z = torch.rand(30, 5)
     assert linear_cka(z, z) == pytest.approx(1)

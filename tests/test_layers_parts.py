@@ -32,8 +32,7 @@ from domadapt.layers import (
 from domadapt.layers.arrangement import copied, inverse, localised, permutations, progressive
 from domadapt.layers.criticality import curve, state_of
 from domadapt.layers.probing import probe
-from domadapt.layers.results import short_names
-from domadapt.network import Network
+from domadapt.network import Network, short_blocks
 from domadapt.resnet_cifar import ResNetCifar
 from domadapt.task import Split
 from domadapt.transfer.probe import held_out_probe
@@ -471,4 +470,4 @@ def test_a_curve_measures_the_network_as_it_is_at_each_alpha() -> None:
     ],
 )
 def test_names_of_blocks_lose_what_all_share(blocks: list[str], short: list[str]) -> None:
-    assert short_names(blocks) == short
+    assert short_blocks(blocks) == short

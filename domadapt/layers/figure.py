@@ -16,9 +16,9 @@ from domadapt.layers.results import (
     METRIC_WORDS,
     LayerStudy,
     headline,
-    short_names,
     size_name,
 )
+from domadapt.network import short_blocks
 from domadapt.report.figures import (
     BEFORE,
     CLASSES,
@@ -75,7 +75,7 @@ def figure(study: LayerStudy, *, titled: bool = True) -> Figure:
     if below:
         _draw_curves(axes[-1], study, curves)
     first = 0 if below and any(study.curve(s, z).get(0) for s in curves for z in study.sizes) else 1
-    names = [_short(name) for name in short_names(study.blocks)]
+    names = [_short(name) for name in short_blocks(study.blocks)]
     ticks = list(range(first, count + 1))
     axes[-1].set_xticks(ticks, ["none" if t == 0 else names[t - 1] for t in ticks])
     turned = max(map(len, names)) * len(ticks) > 15 * width
@@ -236,7 +236,7 @@ def lines(
         for x, v in at:
             _point(ax, x, v, 1, colour, "o")
     _dress(ax, title)
-    names = [_short(name) for name in short_names(blocks)]
+    names = [_short(name) for name in short_blocks(blocks)]
     ax.set_xticks(range(1, len(names) + 1), names)
     ax.tick_params(axis="x", labelrotation=90 if max(map(len, names)) * len(names) > 90 else 0)
     ax.set_xlabel("block, from input to output")

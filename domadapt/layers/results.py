@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 
 from domadapt.benchmark.statistics import Interval, t_interval
 from domadapt.errors import DomadaptError
+from domadapt.network import short_blocks
 
 SCHEMA = 1
 #: Of every interval over seeds.
@@ -237,17 +238,6 @@ def shown(study: LayerStudy, value: Interval | None, *, signed: bool = False) ->
     return f"{text} ({f * value.low:.{digits}f} to {f * value.high:.{digits}f})"
 
 
-def short_names(blocks: Sequence[str]) -> list[str]:
-    """Names of blocks without the modules that all of them lie in, but for the innermost."""
-    parts = [name.split(".") for name in blocks]
-    shared = 0
-    while len(blocks) > 1 and all(len(p) > shared + 1 for p in parts):
-        if len({p[shared] for p in parts}) > 1:
-            break
-        shared += 1
-    return [".".join(p[max(shared - 1, 0) :]) for p in parts]
-
-
 def called(block: str) -> str:
     """A block in a sentence: those of a plain chain have numbers for names."""
     return f"block {block}" if block.isdigit() or len(block) == 1 else block
@@ -270,7 +260,7 @@ def headline(study: LayerStudy) -> str:
         value = lost[i]
         amount = f"{study.factor * value.mean:.{1 if study.factor == 100 else 3}f}"
         amount = f"{amount} {study.unit} of {METRIC_WORDS[study.metric]}".replace("  ", " ")
-        where, name = f"with {size_name(study, size)}", called(short_names(study.blocks)[i])
+        where, name = f"with {size_name(study, size)}", called(short_blocks(study.blocks)[i])
         if value.mean <= 0:
             parts.append(f"{where} no block is missed")
         elif sure and i != top:
@@ -335,9 +325,11 @@ def _without_windows(study: LayerStudy) -> str:
         value = shown(study, curve[best])
         where = f"with {size_name(study, size)}"
         if name == "probing":
-            name = called(short_names(study.blocks)[best - 1])
+            name = called(short_blocks(study.blocks)[best - 1])
             return f"A linear probe reads most after {name}: {value} {where}."
         if name == "inverse":
-            return f"Alone, {called(short_names(study.blocks)[best])} brings most: {value} {where}."
+            return (
+                f"Alone, {called(short_blocks(study.blocks)[best])} brings most: {value} {where}."
+            )
         return f"Keeping the first {best} of {len(study.blocks)} blocks is best: {value} {where}."
     return f"What was measured of the {len(study.blocks)} blocks of {study.model}."

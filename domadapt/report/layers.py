@@ -9,10 +9,13 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from domadapt.network import short_blocks
 from domadapt.report.figures import AFTER, BEFORE, SOURCE, TARGET, _dress, _figure, _legend, plain
 
 #: Colour, words and values over the blocks.
 Line = tuple[str, str, Sequence[float | None]]
+#: From here on the CKA of a block with what it was is called no change.
+ALIKE = 0.99
 
 
 def panels(data: Mapping[str, Any]) -> list[tuple[str, str, list[Line], float]]:
@@ -54,7 +57,8 @@ def panel_figure(
         ax.plot(x, y, "-o", color=colour, linewidth=1.5, markersize=4)
     _dress(ax, title)
     # The ends of long names differ, not their beginnings.
-    names = [plain(name if len(name) <= 12 else f"…{name[-11:]}", 12) for name in blocks]
+    short = short_blocks(blocks)
+    names = [plain(name if len(name) <= 12 else f"…{name[-11:]}", 12) for name in short]
     ax.set_xticks(range(len(names)), names)
     ax.tick_params(axis="x", labelrotation=90 if sum(map(len, names)) > 45 else 0)
     ax.set_xlabel("block, from input to output")
@@ -80,10 +84,16 @@ def in_words(blocks: Sequence[str], title: str, lines: Sequence[Line], factor: f
 def sentence(data: Mapping[str, Any]) -> str:
     """Which block adaptation changed most on the target, in a sentence; empty without two."""
     values = data["before_after"].get("target")
-    known = [(v, b) for v, b in zip(values or [], data["blocks"], strict=False) if v is not None]
+    named = zip(values or [], short_blocks(data["blocks"]), strict=False)
+    known = [(v, block) for v, block in named if v is not None]
     if not known:
         return ""
     low, block = min(known)
+    if low >= ALIKE:
+        return (
+            "On target samples adaptation left every block as it was but for little (CKA at least "
+            f"{math.floor(100 * low) / 100:.2f}; 1 would be no change but for rotation and scale)."
+        )
     return (
         f"On target samples adaptation changed block {block} most (CKA {low:.2f} with what it was; "
         "1 would be no change but for rotation and scale)."
