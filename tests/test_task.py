@@ -121,7 +121,11 @@ def test_partly_labelled_target() -> None:
     ("source", "target", "said"),
     [
         (lambda: domain(), lambda: domain(), "The source must be labelled"),
-        (lambda: domain(np.zeros(60, dtype=int)), lambda: domain(), "at least 2 source classes"),
+        (
+            lambda: domain(np.zeros(60, dtype=int)),
+            lambda: domain(),
+            "2 source classes; all labels of the source are '0'",
+        ),
         (
             lambda: domain(np.array(["a", "", "b"] * 20, dtype=object)),
             lambda: domain(),

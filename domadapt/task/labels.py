@@ -141,6 +141,7 @@ def source_classes(sources: Sequence[Domain], labels: list[str]) -> tuple[str, .
             return tuple(declared)
     if len(found) < 2:
         raise DomadaptError(
-            f"A classifier needs at least 2 source classes; found {', '.join(sorted(found))}."
+            "A classifier needs at least 2 source classes; all labels of the source are "
+            f"{', '.join(map(repr, sorted(found)))}. Is it the column or folder that was meant?"
         )
     return class_order(found)
