@@ -137,6 +137,16 @@ def test_labels_and_lengths_are_checked() -> None:
     assert from_arrays(x, np.array([b"a", b"b", b"a"])).labels.tolist() == ["a", "b", "a"]
 
 
+@pytest.mark.parametrize("of", [["a", "b", None, "a"], [1.0, 2.0, None, 1.0]])
+def test_labels_as_pandas_has_them(of: list[object]) -> None:
+    """A column, the array inside one (which for strings has no `where`), categories."""
+    x, column = np.zeros((4, 3)), pd.Series(of)
+    for y in (column, column.array, column.values, column.astype("category"), column.to_frame()):
+        labels = from_arrays(x, y, name="d").labels
+        assert labels is not None
+        assert [None if pd.isna(v) else v for v in labels] == of
+
+
 def test_class_names_name_integer_labels() -> None:
     x = np.ones((3, 2))
     domain = from_arrays(x, [0, 2, 1], class_names=["cat", "dog", "owl"])

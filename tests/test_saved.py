@@ -77,6 +77,8 @@ def check(out: Path, kind: str, network: Network, exact: bool = True) -> None:
         program = torch.export.load(out / "model.pt2").module()
         torch.testing.assert_close(program(x), leaves, atol=1e-5, rtol=1e-5)
     table = pd.read_csv(out / "predictions.csv")
+    with pytest.raises(DomadaptError, match=r"got a Tensor\. Make one first"):
+        predict(saved, torch.zeros(2, 3))
     p = predict(saved, domain(kind, 1, labelled=False))
     np.testing.assert_allclose(table["probability"], p.max(1).values, atol=2e-6)
     assert list(table["class"]) == [saved.class_names[i] for i in p.argmax(1).tolist()]

@@ -13,6 +13,11 @@ from domadapt.errors import DomadaptError
 from domadapt.task import Domain
 
 
+def test_a_table_in_memory_is_sent_to_from_arrays() -> None:
+    with pytest.raises(DomadaptError, match=r"got a DataFrame.*from_arrays\(frame"):
+        from_table(pd.DataFrame({"a": [1.0]}))
+
+
 @pytest.fixture
 def frame() -> pd.DataFrame:
     return pd.DataFrame(

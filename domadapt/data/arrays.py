@@ -425,7 +425,10 @@ def label_array(y: Any) -> np.ndarray:
     if isinstance(y, Tensor):
         y = y.detach().cpu().numpy()
     elif hasattr(y, "isna") and hasattr(y, "to_numpy"):
-        y = y.astype(object).where(~y.isna(), None).to_numpy()
+        # A column of pandas, or the array inside one (what `.values` of strings is).
+        missing = np.asarray(y.isna())
+        y = np.array(y.astype(object), dtype=object)
+        y[missing] = None
     else:
         y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,11 @@ def from_table(
     Raises:
         DomadaptError: no such file, columns that are missing or not numeric, or missing values.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise DomadaptError(
+            f"from_table reads a file; got a {type(path).__name__}. Of a table in memory: "
+            "domadapt.from_arrays(frame[inputs], frame[label], name=...)."
+        )
     path = Path(path)
     frame = read_frame(path)
     name = name or path.name.removesuffix(".gz").rsplit(".", 1)[0]

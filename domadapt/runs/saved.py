@@ -260,7 +260,8 @@ def predict(
     run: SavedRun, domain: Domain, batch_size: int | None = None, *, online: bool = False
 ) -> Tensor:
     """Class probabilities ``(n, classes)`` of every sample of a domain; of a regression values
-    ``(n, k)``, in the units of the labels.
+    ``(n, k)``, in the units of the labels. Columns come in the order of ``run.class_names``, and
+    the probabilities are calibrated, as those of ``run.model`` itself are not.
 
     Args:
         run: what `load_run` returned.
@@ -274,6 +275,11 @@ def predict(
         DomadaptError: the domain does not fit the model, or the run's method is not one that can
             adapt online.
     """
+    if not isinstance(domain, Domain):
+        raise DomadaptError(
+            f"predict takes a run and a domain; got a {type(domain).__name__}. Make one first: "
+            "domadapt.from_arrays(x) of rows or images, domadapt.data.load(PATH) of files."
+        )
     adapt = _online_step(run) if online else None
     if batch_size is None:
         batch_size = int(run.config["training"]["batch_size"]) if online else 256
