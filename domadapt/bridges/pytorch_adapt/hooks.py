@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from domadapt.bridges.pytorch_adapt.library import library, name_of
+from domadapt.bridges.pytorch_adapt.extra import library, name_of
 from domadapt.errors import DomadaptError
 
 _TWO_CLASSIFIERS = "it trains two classifiers, and a network here has one head"

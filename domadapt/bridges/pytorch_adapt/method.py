@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from domadapt.bridges.pytorch_adapt.extra import library, name_of
 from domadapt.bridges.pytorch_adapt.given import (
     BridgedHead,
     ForVAT,
@@ -29,7 +30,6 @@ from domadapt.bridges.pytorch_adapt.hooks import (
     walk,
     wants_two_logits,
 )
-from domadapt.bridges.pytorch_adapt.library import library, name_of
 from domadapt.errors import DomadaptError, unknown
 from domadapt.methods.base import BatchOutputs, Method, labels
 from domadapt.methods.cdan import WIDEST

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from domadapt.bridges.pytorch_adapt.library import library, name_of
+from domadapt.bridges.pytorch_adapt.extra import library, name_of
 from domadapt.errors import DomadaptError, unknown
 from domadapt.evaluation import Outputs
 
