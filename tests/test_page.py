@@ -265,6 +265,10 @@ def test_the_caption_says_which_intervals_miss_what_was_measured():
     assert "after the choice, all do." in held({})
     assert "after the choice, that of mcc does not." in held({"mcc": 1.5})
     assert "those of mcc and source_only do not." in held({"mcc": -0.1, "source_only": 1.1})
+    none = [dataclasses.replace(c, estimate=None) for c in report.candidates]
+    bare = words(render(dataclasses.replace(report, candidates=none)))
+    assert "nine of ten tasks." in bare
+    assert "all do" not in bare
     assert "in nine of ten tasks. The target has no labels" in words(render(judged(labels=False)))
 
 

@@ -373,7 +373,8 @@ def _trust(report: Report, draw: _Drawer) -> dict[str, Any] | None:
     verdict = report.verdict
     if verdict is None:
         return None
-    missed = trust.missed(report)
+    held = trust.held(report)
+    missed = [name for name, holds in held.items() if not holds]
     return {
         "sentence": verdict["sentence"],
         "overruled": overruled(report),
@@ -383,6 +384,7 @@ def _trust(report: Report, draw: _Drawer) -> dict[str, Any] | None:
         "standings": trust.standings(report),
         "missed": listed(missed) if missed else "",
         "missed_one": len(missed) == 1,
+        "all_held": bool(held) and not missed,
         "provenance": trust.provenance(report),
         "left_out": verdict.get("left_out") or {},
         "findings": trust.findings(verdict),

@@ -102,15 +102,13 @@ def standings(report: Report) -> list[Standing]:
     return found
 
 
-def missed(report: Report) -> list[str]:
-    """The candidates whose interval does not hold the accuracy measured with labels."""
-    return [
-        c.name
+def held(report: Report) -> dict[str, bool]:
+    """Of each candidate with both: whether its interval holds the accuracy measured with labels."""
+    return {
+        c.name: given["low"] <= c.target["accuracy"] <= given["high"]
         for c in report.ranked
-        if c.target is not None
-        and (given := c.estimate or {}).get("low") is not None
-        and not given["low"] <= c.target["accuracy"] <= given["high"]
-    ]
+        if c.target is not None and (given := c.estimate or {}).get("low") is not None
+    }
 
 
 def scores_table(candidates: Sequence[Candidate]) -> list[ScoreRow]:

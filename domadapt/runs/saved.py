@@ -261,7 +261,7 @@ def predict(
 ) -> Tensor:
     """Class probabilities ``(n, classes)`` of every sample of a domain; of a regression values
     ``(n, k)``, in the units of the labels. Columns come in the order of ``run.class_names``, and
-    the probabilities are calibrated, as those of ``run.model`` itself are not.
+    the probabilities are calibrated, as the logits of the network that `adapt` returns are not.
 
     Args:
         run: what `load_run` returned.
