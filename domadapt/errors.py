@@ -10,6 +10,10 @@ class DomadaptError(ValueError):
     """Something a person can mend: it says what is required, what was given, what to do."""
 
 
+class Diverged(DomadaptError):
+    """A training came to NaN; the same settings would come to it again."""
+
+
 def unknown(what: str, given: str, known: Iterable[str]) -> DomadaptError:
     """The error for a name that is in no registry: suggests the nearest and lists all."""
     names = sorted(known)

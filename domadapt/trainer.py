@@ -21,7 +21,7 @@ from domadapt.curves import History, Log, Window, look_steps
 from domadapt.data.views import Views
 from domadapt.devices import make_accelerator
 from domadapt.doctor import Doctor
-from domadapt.errors import DomadaptError
+from domadapt.errors import Diverged, DomadaptError
 from domadapt.inference import outputs_of
 from domadapt.methods import Method, SourceView, TargetView, method_class, method_names
 from domadapt.network import Network
@@ -194,7 +194,7 @@ class Trainer:
             looks: how often, the end included.
 
         Raises:
-            DomadaptError: a loss became NaN or infinite; it names the term and the step. The last
+            Diverged: a loss became NaN or infinite; it names the term and the step. The last
                 checkpoint, made while all was finite, stays.
         """
         training, method, accelerator = self.training, self.method, self.accelerator
@@ -528,12 +528,12 @@ class Trainer:
             news = self.doctor.news()
             on_log(Log(self.step, self.steps, losses, window.weights, lr, seconds, news))
 
-    def _diverged(self, what: str, step: int) -> DomadaptError:
+    def _diverged(self, what: str, step: int) -> Diverged:
         first = max(0, step - self.training.log_every)
         kept = (
             f"The checkpoint of step {self._saved} is kept at {self.path}. " if self._saved else ""
         )
-        return DomadaptError(
+        return Diverged(
             f"Training of {self.method.name} stopped: {what} became NaN or infinite between steps "
             f"{first} and {step}. {kept}Lower the learning rate (now {self.training.lr:g}), set "
             "clip=1, or lower that term's weight."

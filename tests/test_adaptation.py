@@ -441,6 +441,46 @@ def test_refusals_of_task_and_folder(tmp_path: Path, run_folder: Path) -> None:
         quick(small_task(), out=tmp_path / "file")
 
 
+def test_a_run_that_diverged_is_begun_anew_in_its_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def run(weight: float, **more: Any) -> Any:
+        return quick(
+            small_task(), out=out, method="dann", settings={"domain_weight": weight}, **more
+        )
+
+    with pytest.raises(DomadaptError, match=r"NaN or infinite.*folder of the run may stay"):
+        run(1e39)
+    kept = out / "candidates" / "source_only" / "result.json"
+    before = kept.stat().st_mtime_ns
+    with pytest.raises(DomadaptError, match=r"would end as before: Training of dann.*other setti"):
+        run(1e39, resume=True)
+    # What the new settings do not change is not trained again, and the rest is as in a new folder.
+    assert run(0.5).report.chosen
+    assert kept.stat().st_mtime_ns == before
+    assert not (out / "failed.json").exists()
+    elsewhere = quick(
+        small_task(), out=tmp_path / "other", method="dann", settings={"domain_weight": 0.5}
+    )
+    mine, theirs = (
+        json.loads((place / "report.json").read_text())["candidates"][1]["history"]["loss/source"]
+        for place in (out, tmp_path / "other")
+    )
+    assert mine == theirs
+    assert elsewhere.report.chosen
+    with pytest.raises(DomadaptError, match="already holds a run"):
+        run(0.5)
+
+
+def test_after_divergence_a_changed_training_leaves_nothing_of_the_old(tmp_path: Path) -> None:
+    def run(lr: float) -> Any:
+        return quick(small_task(), out=tmp_path / "run", training={**QUICK, "lr": lr})
+
+    with pytest.raises(DomadaptError, match="Lower the learning rate"):
+        run(1e30)
+    assert run(0.01).report.chosen
+
+
 def test_a_run_goes_on_only_with_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from domadapt.trainer import Trainer
 

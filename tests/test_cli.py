@@ -401,6 +401,17 @@ def test_tables(run: Run, here: Path, tmp_path: Path, source: str, target: str) 
     assert list(pd.read_csv(tmp_path / "p.csv")["class"]) == list(table["class"])
     assert run(f"predict {out} bare.npy -o {tmp_path / 'q.csv'}").code == 0
     assert list(pd.read_csv(tmp_path / "q.csv")["class"]) == list(table["class"])
+    # The run remembers how the column of labels is called; arrays have none.
+    scored = run(f"evaluate {out} {tmp_path / 'shuffled.csv'} --json")
+    named = run(f"evaluate {out} {tmp_path / 'shuffled.csv'} --json --label-column species")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out) == json.loads(named.out)
+    x, y = shuffled[list("abcdef")].to_numpy(), shuffled["species"].to_numpy(dtype=str)
+    np.savez(tmp_path / "named.npz", x=x, y=y)
+    assert run(f"evaluate {out} {tmp_path / 'named.npz'}").code == 0
+    assert "'kind'" in mistake(
+        run(f"evaluate {out} {tmp_path / 'shuffled.csv'} --label-column kind")
+    )
 
 
 def test_image_folders(run: Run, here: Path, tmp_path: Path) -> None:

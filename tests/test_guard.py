@@ -132,7 +132,8 @@ def test_five_points_of_source_accuracy(right: int, passes: bool) -> None:
     assert (reasons == []) == passes
     if not passes:
         assert reasons == [
-            f"it lost {5 * (20 - right)} points of accuracy on the source's validation samples"
+            f"it lost {5 * (20 - right)} points of accuracy on the source's validation samples "
+            f"({20 - right} of 20)"
         ]
 
 

@@ -22,7 +22,7 @@ from domadapt.optimizers import make_optimizer
 from domadapt.strategies.adapters import Adapted, Adapter, insert_adapters, restore_adapters
 from domadapt.strategies.depth import depths
 from domadapt.strategies.lora import merged
-from domadapt.strategies.spec import read_strategy, table
+from domadapt.strategies.spec import meaning, read_strategy, table
 from domadapt.strategies.tuning import Tuning, in_words, prepare, tuning_of
 from domadapt.trainer import Trainer
 from domadapt.training import Training
@@ -229,6 +229,22 @@ def test_slanted_triangle_at_hand_computed_points() -> None:
     assert got == pytest.approx([0.03125, 0.515625, 1.0, 0.515625, 0.042014], abs=1e-6)
     ulmfit = tuning("ulmfit", steps=100)
     assert ulmfit.lr_factor(5) == pytest.approx(0.515625)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("full", "every parameter trains"),
+        ("lp_ft", "for the first 0.3 of the run"),
+        ("lp_ft:0.5", "for the first 0.5 of the run"),
+        ("lora", "of rank 8 "),
+        ("partial:2", "only the last 2 train"),
+        ("discriminative", "2.6 times as slowly"),
+        ("ulmfit", "gradual+discriminative with the slanted triangle"),
+    ],
+)
+def test_what_a_part_means_names_its_number(part: str, words: str) -> None:
+    assert words in meaning(part)
 
 
 def test_each_phase_of_lp_ft_has_the_schedule_to_itself() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,3 +184,44 @@ def test_a_kind_of_file_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load(file, label_column="y")
     with pytest.raises(DomadaptError, match=r"arrays \(.npz, .npy\), lines \(.lines\), or cat"):
         load(file.rename(tmp_path / "mine.other"))
+
+
+# Columns that may be meant otherwise -----------------------------------------------------------
+
+
+def noted(tmp_path: Path, **columns: Any) -> str:
+    path = tmp_path / "t.csv"
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return " ".join(from_table(path, label_column="y").notes)
+
+
+def test_a_column_that_numbers_the_rows_is_named(tmp_path: Path) -> None:
+    n = 30
+    x, y = np.random.default_rng(0).normal(size=n), ["a", "b"] * (n // 2)
+    for number in (range(n), range(100, 100 - n, -1)):
+        assert "'id', which numbers the rows, is taken as an input" in noted(
+            tmp_path, id=number, x=x, y=y
+        )
+    assert noted(tmp_path, id=[*range(n - 1), n + 5], x=x, y=y) == ""
+    assert noted(tmp_path, x=x, age=[20, 21] * (n // 2), y=y) == ""
+    assert noted(tmp_path, x=x[:9], id=range(9), y=y[:9]) == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0.5 + i % 3 for i in range(60)], "the 3 numbers in 'y'"),
+        (list(range(60)), "the 60 numbers in 'y'"),
+        ([i % 31 for i in range(62)], "the 31 numbers in 'y'"),
+        ([i % 31 for i in range(620)], ""),
+        ([i % 10 for i in range(60)], ""),
+        ([float(i % 2) for i in range(60)], ""),
+        ([None, *(float(i % 2) for i in range(59))], ""),
+        ([f"k{i}" for i in range(60)], ""),
+    ],
+)
+def test_labels_that_look_like_measurements_are_named(
+    tmp_path: Path, labels: list[Any], said: str
+) -> None:
+    found = noted(tmp_path, x=np.random.default_rng(0).normal(size=len(labels)), y=labels)
+    assert (said in found) if said else (found == "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from domadapt.export import export_onnx, export_pt2
 from domadapt.network import Network
 from domadapt.report.page import render
 from domadapt.report.report import Report
+from domadapt.runs.candidate import RESULT
 from domadapt.runs.plan import Plan, keep_source, spec_dict
 from domadapt.runs.saved import (
     CLASSIFIER,
@@ -37,6 +39,8 @@ from domadapt.runs.saved import (
 from domadapt.selection.calibration import Calibration
 from domadapt.task import UNKNOWN, Task
 
+#: Why a run ended without a model, where its settings are to blame: it may be begun anew in place.
+FAILED = "failed.json"
 #: Temporary names under which `checkpoint.write_atomically`, and safetensors within it, write.
 _HALF_WRITTEN = re.compile(
     r"\..+\.(safetensors|json|html|csv|pt2|onnx|npy)\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}"
@@ -44,7 +48,10 @@ _HALF_WRITTEN = re.compile(
 
 
 def check_folder(folder: Path | None, resume: bool) -> None:
-    """Refuse to go on with what is no unfinished run, and to write over one."""
+    """Refuse to go on with what is no unfinished run, and to write over one.
+
+    A run that diverged is neither: it may be begun anew with other settings.
+    """
     if resume and (folder is None or not folder.is_dir()):
         raise DomadaptError(f"Only a run's folder can be gone on with; there is none at {folder}.")
     if folder is None:
@@ -54,15 +61,40 @@ def check_folder(folder: Path | None, resume: bool) -> None:
             f"The run in {folder} is finished: nothing is left to do. `domadapt predict {folder} "
             "DATA` uses its model; for another run choose another folder."
         )
-    if not resume and any((folder / held).exists() for held in ("run.json", "candidates", CONFIG)):
+    reason = failure(folder)
+    if resume and reason:
+        raise DomadaptError(
+            f"To go on with the run in {folder} would end as before: {reason} Give its command "
+            "again with other settings; a training that they do not change is kept."
+        )
+    if not (resume or reason) and any(
+        (folder / held).exists() for held in ("run.json", "candidates", CONFIG)
+    ):
         raise DomadaptError(
             f"{folder} already holds a run. Choose another folder with --out, go on with it "
             f"(--resume {folder}), or delete it."
         )
 
 
-def open_folder(folder: Path, request: Mapping[str, Any] | None) -> None:
-    """Make a run's folder, keep what was asked for, and drop what a killed run half wrote."""
+def failure(folder: Path) -> str:
+    """Why the run in a folder diverged; nothing where it did not."""
+    file = folder / FAILED
+    return str(checkpoint.read_json(file)["reason"]) if file.exists() else ""
+
+
+def keep_failure(folder: Path, reason: str) -> None:
+    """Note that the run in a folder diverged."""
+    if is_main_process():
+        checkpoint.write_json(folder / FAILED, {"reason": reason})
+
+
+def open_folder(
+    folder: Path, request: Mapping[str, Any] | None, keys: Collection[str] = ()
+) -> None:
+    """Make a run's folder, keep what was asked for, and drop what a killed run half wrote.
+
+    Of a run that diverged the trainings stay that ended and whose key is among `keys`.
+    """
     # No process may look for an older run after the first has begun to write this one.
     PartialState().wait_for_everyone()
     if not is_main_process():
@@ -74,6 +106,13 @@ def open_folder(folder: Path, request: Mapping[str, Any] | None) -> None:
                 file.unlink()
         if request is not None:
             checkpoint.write_json(folder / "run.json", request)
+        if failure(folder):
+            for place in [p for p in folder.glob("**/candidates/*") if p.is_dir()]:
+                ended = place / RESULT
+                if not (ended.exists() and checkpoint.read_json(ended).get("key") in keys):
+                    shutil.rmtree(place)
+            # Last: a run that is killed in between is still one that may be begun anew.
+            (folder / FAILED).unlink()
     except OSError as error:
         raise DomadaptError(
             f"The run needs a folder that can be written to; {folder} cannot "

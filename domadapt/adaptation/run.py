@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from domadapt.adaptation.folder import check_folder, open_folder, save
+from domadapt.adaptation.folder import check_folder, failure, keep_failure, open_folder, save
 from domadapt.adaptation.layers import analysed, check_analyse
 from domadapt.adaptation.measure import Measured, measure, shape_of, unknown_of
 from domadapt.adaptation.request import (
@@ -31,11 +31,11 @@ from domadapt.adaptation.request import (
 from domadapt.adaptation.warnings import warnings_of
 from domadapt.defaults import BOTTLENECK, training_for
 from domadapt.devices import is_main_process, make_accelerator
-from domadapt.errors import DomadaptError
+from domadapt.errors import Diverged, DomadaptError
 from domadapt.evaluation import Outputs, evaluate
 from domadapt.network import Network
 from domadapt.report.report import BASELINE, Report, describe, versions
-from domadapt.runs.candidate import Progress, Trained, train_candidate
+from domadapt.runs.candidate import Progress, Trained, candidate_key, train_candidate
 from domadapt.runs.plan import Plan, make_plan, spec_dict
 from domadapt.selection.calibration import Calibration, calibrate
 from domadapt.selection.evidence import Evidence, gather, some, together
@@ -186,16 +186,22 @@ def adapt(
     how = training_for(plan.kind, overrides)
     # A wrong setting is refused before anything is trained or written.
     candidates, unfit = _checked(plan, candidates, how, method == AUTO)
+    second = replace(how, seed=seed + 1) if method == AUTO and seeds_of(budget) > 1 else None
     if folder is not None:
-        open_folder(folder, request)
+        open_folder(folder, request, _keys(plan, candidates, (how, second), folder))
 
-    trained, failed = _train(plan, candidates, how, folder, progress, track, method == AUTO)
     twins: dict[str, Trained] = {}
-    if method == AUTO and seeds_of(budget) > 1:
-        again = replace(how, seed=seed + 1)
-        place = None if folder is None else folder / "second-seed"
-        second, _ = _train(plan, candidates, again, place, progress, track, True)
-        twins = {t.name: t for t in second}
+    try:
+        trained, failed = _train(plan, candidates, how, folder, progress, track, method == AUTO)
+        if second is not None:
+            place = None if folder is None else folder / "second-seed"
+            again, _ = _train(plan, candidates, second, place, progress, track, True)
+            twins = {t.name: t for t in again}
+    except Diverged as error:
+        if folder is None:
+            raise
+        keep_failure(folder, str(error))
+        raise Diverged(f"{error} The folder of the run may stay the same.") from error
     if progress is not None:
         progress.stage(MEASURING, 0)
     judged = _judge(plan, trained, twins, failed, device)
@@ -341,6 +347,20 @@ def _checked(
         else:
             fit.append(one)
     return fit, unfit
+
+
+def _keys(
+    plan: Plan, candidates: list[Wanted], how: Sequence[Training | None], folder: Path
+) -> set[str]:
+    """The keys of what is to be trained, where the folder may hold some of it already."""
+    if not failure(folder):
+        return set()
+    return {
+        candidate_key(plan, one.method, one.settings, training)
+        for one in candidates
+        for training in how
+        if training is not None
+    }
 
 
 def _train(

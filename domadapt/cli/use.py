@@ -21,6 +21,7 @@ from domadapt.cli.common import (
     ValueMetric,
     app,
     check_metric,
+    is_table,
     load,
     say,
     write,
@@ -67,7 +68,7 @@ def predict(
         data_root,
         columns=saved.config.get("columns"),
         labelled=False,
-        text_column=_text_column(saved, text_column),
+        text_column=_text_column(saved, text_column or _asked(run, "text_column", data)),
     )
     p = probabilities(saved, domain, batch_size, online=online)
     ids = [str(i) for i in (domain.ids if domain.ids is not None else range(len(domain)))]
@@ -121,13 +122,13 @@ def evaluate(
     columns, regression = saved.config.get("columns"), saved.regression
     domain = load(
         data,
-        label_column,
+        label_column or _asked(run, "label_column", data),
         None,
         data_root,
         columns=columns,
         labelled=True,
         regression=regression,
-        text_column=_text_column(saved, text_column),
+        text_column=_text_column(saved, text_column or _asked(run, "text_column", data)),
     )
     if regression:
         _evaluate_values(saved, domain, metric, as_json)
@@ -160,6 +161,17 @@ def _evaluate_texts(outputs: Path, references: Path, as_json: bool) -> None:
         return
     say(f"{found.bleu:.6f}")
     say(f"{found.n} texts, {found.signature}", error=True)
+
+
+def _asked(run: Path, what: str, data: str) -> str | None:
+    """The column that the command of a run named; None where data have none, or Python made it."""
+    from domadapt import checkpoint
+
+    if not is_table(data):
+        return None
+    file = run / "run.json"
+    given = checkpoint.read_json(file).get(what) if file.exists() else None
+    return None if given is None else str(given)
 
 
 def _text_column(saved: SavedRun, given: str | None) -> str | None:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 #: Columns that hold labels where none is named, the likeliest first.
 LABEL_COLUMNS = ("label", "labels", "class", "target", "category", "sentiment", "y")
+#: A column of consecutive numbers is one that counts the rows where it is longer than this.
+COUNTED = 10
+#: Labels are likelier measurements where there are more numbers than the first, with fewer samples
+#: of each than the second.
+MANY_CLASSES, SAMPLES_PER_CLASS = 20, 10
 #: The endings of files that are tables.
 EXTENSIONS = (".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz", ".ndjson")
 
@@ -99,15 +104,55 @@ def from_table(
             "and their names stand in the first row."
         )
     values = value_array(frame[wanted_labels], name) if has_labels and regression else None
+    if columns is None:
+        notes += [_counting_note(str(c)) for c in wanted if _counts(frame[c])]
+    labels = label_array(frame[label_column]) if has_labels and not regression else None
+    if labels is not None and _many_numbers(frame[label_column]):
+        notes.append(
+            f"the {frame[label_column].nunique()} numbers in {label_column!r} are taken as so many "
+            "classes; if they are measurements, say --task-type regression"
+        )
     return Domain(
         name,
         TableSamples(numbers(frame[wanted], path.name), [str(c) for c in wanted]),
-        labels=label_array(frame[label_column]) if has_labels and not regression else None,
+        labels=labels,
         values=values,
         class_names=None if values is None else tuple(wanted_labels),
         groups=None if group_column is None else group_array(frame[group_column]),
         kind="vector",
         notes=tuple(notes),
+    )
+
+
+def _counts(column: pd.Series) -> bool:
+    """Whether a column only numbers the rows: consecutive whole numbers."""
+    from pandas.api.types import is_integer_dtype
+
+    return (
+        len(column) > COUNTED
+        and is_integer_dtype(column)
+        and bool((column.diff().iloc[1:].abs() == 1).all())
+        and column.is_unique
+    )
+
+
+def _counting_note(column: str) -> str:
+    return (
+        f"column {column!r}, which numbers the rows, is taken as an input; take it out of the "
+        "table if it is an id"
+    )
+
+
+def _many_numbers(labels: pd.Series) -> bool:
+    """Whether labels look like measurements: fractions, or more numbers than classes would be."""
+    from pandas.api.types import is_float_dtype, is_numeric_dtype
+
+    known = labels.dropna()
+    if not is_numeric_dtype(known) or not len(known):
+        return False
+    fractions = is_float_dtype(known) and bool((known % 1 != 0).any())
+    return fractions or (
+        known.nunique() > MANY_CLASSES and len(known) < SAMPLES_PER_CLASS * known.nunique()
     )
 
 

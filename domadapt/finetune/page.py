@@ -27,7 +27,7 @@ from domadapt.report.figures import (
     plain,
     to_svg,
 )
-from domadapt.strategies.spec import BASES, MODIFIERS, RECIPES
+from domadapt.strategies.spec import meaning
 
 NOTHING = "–"
 
@@ -167,12 +167,7 @@ def headline(comparison: Comparison) -> list[str]:
 def meanings(comparison: Comparison) -> list[str]:
     """What each part of the compared strategies means."""
     parts = [p for n in comparison.strategies if n != SCRATCH for p in alone(n).split("+")]
-    found = []
-    for name in dict.fromkeys(part.partition(":")[0] for part in parts):
-        if name in RECIPES:
-            found.append(f"{name}: {RECIPES[name]} with the slanted triangle of learning rates")
-        else:
-            found.append(f"{name}: {(BASES.get(name) or MODIFIERS[name])[1]}")
+    found = [f"{part}: {meaning(part)}" for part in dict.fromkeys(parts)]
     if any(map(is_shared, comparison.strategies)):
         found.append("shared: the encoder learns from the other data sets as well, a head for each")
     if any(row.transferred is not None for row in comparison.rows):

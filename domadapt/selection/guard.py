@@ -67,9 +67,11 @@ def guard(candidate: Evidence, baseline: Evidence) -> list[str]:
         lost = accuracy(baseline.source_val.logits, baseline.source_val.y) - accuracy(
             candidate.source_val.logits, candidate.source_val.y
         )
+        n = len(candidate.source_val.logits)
         if lost > SOURCE_LOSS + ROUNDING:
             reasons.append(
                 f"it lost {100 * lost:.0f} points of accuracy on the source's validation samples"
+                f" ({lost * n:.0f} of {n})"
             )
     rank = feature_rank(candidate.target.z)
     if candidate.classes > 2 and rank < LEAST_RANK:

@@ -8,21 +8,21 @@ from functools import cache
 
 from domadapt.errors import DomadaptError, unknown
 
-#: What each part means, with the number that stands after its colon where none is given.
+#: The number after each part's colon where none is given, and its meaning, {} being that number.
 BASES: dict[str, tuple[float | None, str]] = {
     "full": (None, "every parameter trains"),
     "feature_extraction": (None, "the backbone stays as it is; head and bottleneck train"),
-    "partial": (1.0, "the last so many blocks train, with head and bottleneck"),
-    "lp_ft": (0.3, "head and bottleneck alone for this share of the run, then everything"),
-    "gradual": (0.5, "head first, then one block more from the top, all by this share of the run"),
+    "partial": (1.0, "of the blocks only the last {} train, with head and bottleneck"),
+    "lp_ft": (0.3, "head and bottleneck alone for the first {} of the run, then everything"),
+    "gradual": (0.5, "head first, then one block more from the top, all by {} of the run"),
     "bitfit": (None, "biases train, with head and bottleneck"),
-    "adapters": (16.0, "bottlenecks of this width after every block train, with norms and head"),
-    "lora": (8.0, "low-rank updates of this rank train, with head and bottleneck"),
+    "adapters": (16.0, "bottlenecks of width {} after every block train, with norms and head"),
+    "lora": (8.0, "low-rank updates of rank {} train, with head and bottleneck"),
 }
 MODIFIERS: dict[str, tuple[float, str]] = {
-    "discriminative": (2.6, "each block learns by this factor more slowly than the one above"),
-    "layer_decay": (0.75, "each block's rate is this share of that of the one above"),
-    "l2_sp": (0.1, "pull towards the weights at the start, in place of weight decay"),
+    "discriminative": (2.6, "each block learns {} times as slowly as the one above"),
+    "layer_decay": (0.75, "each block's rate is {} of that of the one above"),
+    "l2_sp": (0.1, "a pull of {} towards the weights at the start, in place of weight decay"),
 }
 #: Several parts in one word.
 RECIPES = {"ulmfit": "gradual+discriminative"}
@@ -40,6 +40,15 @@ PAPERS = {
 }
 _WHOLE = ("partial", "adapters", "lora")
 _SHARES = ("lp_ft", "gradual", "layer_decay")
+
+
+def meaning(part: str) -> str:
+    """What one part of a known strategy does, such as ``lp_ft`` or ``lora:4``."""
+    name, _, number = part.partition(":")
+    if name in RECIPES:
+        return f"{RECIPES[name]} with the slanted triangle of learning rates"
+    usual, words = BASES.get(name) or MODIFIERS[name]
+    return words.format(f"{float(number or usual or 0):g}")
 
 
 @dataclass(frozen=True)
@@ -106,12 +115,10 @@ def table() -> list[tuple[str, str, str]]:
     """Every part of a strategy as it is said with its default, what it means, and its paper."""
     parts = {**BASES, **MODIFIERS}
     rows = []
-    for name, (number, what) in parts.items():
+    for name, (number, _) in parts.items():
         shown = f"{'+' * (name in MODIFIERS)}{name}{'' if number is None else f':{number:g}'}"
-        rows.append((shown, what, PAPERS.get(name, "")))
-    for name, same in RECIPES.items():
-        rows.append((name, f"{same} with slanted triangular rates", PAPERS[name]))
-    return rows
+        rows.append((shown, meaning(name), PAPERS.get(name, "")))
+    return rows + [(name, meaning(name), PAPERS[name]) for name in RECIPES]
 
 
 @cache
