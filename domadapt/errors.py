@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DomadaptError(ValueError):
@@ -20,3 +20,9 @@ def unknown(what: str, given: str, known: Iterable[str]) -> DomadaptError:
     near = difflib.get_close_matches(given, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return DomadaptError(f"There is no {what} {given!r}.{hint} Known: {', '.join(names)}.")
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names with commas between, the first `most` of them, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from domadapt.data.arrays import ArraySamples
+from domadapt.data.samples import ArraySamples
 from domadapt.data.views import Views
 from domadapt.errors import DomadaptError
 from domadapt.inference import inputs_of

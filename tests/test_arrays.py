@@ -12,7 +12,7 @@ from scipy import sparse
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from domadapt.data import from_arrays, from_dataset, from_loader, from_npz, load
-from domadapt.data.arrays import ArraySamples
+from domadapt.data.samples import ArraySamples
 from domadapt.errors import DomadaptError
 from domadapt.task import Task
 

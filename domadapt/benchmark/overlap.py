@@ -23,6 +23,7 @@ from torch.nn import functional
 from domadapt import checkpoint
 from domadapt.benchmark.fair import Check
 from domadapt.benchmark.suite import Suite, load_task_of, title_of
+from domadapt.errors import listed
 from domadapt.task import Raw, Split, Task
 
 #: What was found of each task lies here, by the fingerprint of its data; it may be deleted.
@@ -279,11 +280,11 @@ def overlap_checks(found: Mapping[str, Overlap | None]) -> list[Check]:
         shared = {t: sum(o.groups.values()) for t, o in seen.items() if o.groups}
         if shared:
             hits = [f"{t}: {n}" for t, n in shared.items() if n]
-            said = _listed(hits) or f"none in two splits, {_tasks(len(shared))} with groups"
+            said = listed(hits, NAMED) or f"none in two splits, {_tasks(len(shared))} with groups"
             checks.append(Check("groups whole", not hits, said))
     unseen = [title for title in found if title not in seen]
     if unseen:
-        said = f"not looked for yet: {_listed(unseen)}"
+        said = f"not looked for yet: {listed(unseen, NAMED)}"
         checks.append(Check("overlap and duplicates", False, said))
     return checks
 
@@ -308,7 +309,7 @@ def _protocol(seen: Mapping[str, Overlap]) -> Check:
         if hits:
             parts.append(
                 "but in part transductive, as scored samples equal unlabelled ones trained with: "
-                + _listed(hits)
+                + listed(hits, NAMED)
             )
         parts += _alike_said(other, [key])
     return Check("protocol", True, "; ".join(parts))
@@ -323,7 +324,9 @@ def _apart(what: str, seen: Mapping[str, Overlap], keys: Sequence[str]) -> Check
                 named = f"{first} of {title}" if len(keys) > 1 else title
                 hits.append(f"{named} {one.equal[key]} of {one.looked[first]}")
     parts = [
-        f"equal samples: {_listed(hits)}" if hits else f"no equal samples, {_tasks(len(seen))}"
+        f"equal samples: {listed(hits, NAMED)}"
+        if hits
+        else f"no equal samples, {_tasks(len(seen))}"
     ]
     parts += _alike_said(seen, keys)
     return Check(what, not hits, "; ".join(parts))
@@ -340,7 +343,7 @@ def _alike_said(seen: Mapping[str, Overlap], keys: Sequence[str]) -> list[str]:
             hits.append(f"{title} {count} of {of}")
     if not compared:
         return []
-    said = _listed(hits) or "none"
+    said = listed(hits, NAMED) or "none"
     return [f"look alike by 8x8 average hash (a hint, no proof): {said}"]
 
 
@@ -359,17 +362,12 @@ def _within(seen: Mapping[str, Overlap]) -> Check:
         ]
     total = sum(sum(one.looked.values()) for one in seen.values())
     took = sum(one.seconds for one in seen.values())
-    said = f"equal samples: {_listed(hits)}" if hits else "no equal samples"
+    said = f"equal samples: {listed(hits, NAMED)}" if hits else "no equal samples"
     said += f" among {total:,}, looked at in {took:.1f} s"
     if capped:
-        said += f"; not all were looked at: {_listed(capped)}"
+        said += f"; not all were looked at: {listed(capped, NAMED)}"
     return Check("no sample twice within a split", not hits, said)
 
 
 def _tasks(count: int) -> str:
     return f"{count} task{'s' * (count != 1)}"
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = len(items) - NAMED
-    return ", ".join(items[:NAMED]) + (f" and {more} more" if more > 0 else "")

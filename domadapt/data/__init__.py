@@ -7,7 +7,8 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from domadapt.data.arrays import from_arrays, from_dataset, from_loader, from_npz
+from domadapt.data.arrays import from_arrays, from_npz
+from domadapt.data.datasets import from_dataset, from_loader
 from domadapt.data.folder import EXTENSIONS as IMAGES
 from domadapt.data.folder import files_below, from_folder
 from domadapt.data.formats import accepted, read_file, refuse

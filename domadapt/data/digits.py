@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from domadapt.data.arrays import ArraySamples
+from domadapt.data.samples import ArraySamples
 from domadapt.errors import DomadaptError, unknown
 from domadapt.task import Domain
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from domadapt.data.arrays import TableSamples, group_array, label_array, numbers
+from domadapt.data.labels import group_array, label_array
+from domadapt.data.samples import TableSamples, numbers
 from domadapt.errors import DomadaptError, unknown
 from domadapt.regression import value_array
 from domadapt.task import Domain

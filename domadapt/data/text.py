@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from domadapt.data.arrays import group_array, label_array, name_labels
 from domadapt.data.folder import Paths, empty_classes, files_below, is_shown, skipped_note
+from domadapt.data.labels import group_array, label_array, name_labels
 from domadapt.data.table import LABEL_COLUMNS, label_columns, read_frame, unlabelled_note
 from domadapt.errors import DomadaptError, unknown
 from domadapt.regression import value_array

@@ -22,7 +22,7 @@ from domadapt.backbones import (
     preprocessing_of,
 )
 from domadapt.checkpoint import write_atomically
-from domadapt.data.arrays import ArraySamples
+from domadapt.data.samples import ArraySamples
 from domadapt.data.tokens import Tokenizer, tokenised
 from domadapt.data.views import Preprocessing, Views, make_views
 from domadapt.defaults import BOTTLENECK, BackboneKind

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from domadapt.data.arrays import ArraySamples, from_arrays
+from domadapt.data.arrays import from_arrays
 from domadapt.data.catalogue.collection import TRAIN_TEST, Collection, below, reading
 from domadapt.data.folder import from_folder
+from domadapt.data.samples import ArraySamples
 from domadapt.task import Domain
 
 _TEN = tuple("0123456789")
