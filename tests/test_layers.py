@@ -35,7 +35,7 @@ from domadapt.layers.settings import drawn
 from domadapt.layers.subject import subject_of, task_for
 from domadapt.layers.tables import markdown, tables, terminal
 from domadapt.network import Network
-from domadapt.report.figures import to_svg
+from domadapt.report.drawing import to_svg
 from domadapt.runs.cell import Cell, Cells
 from domadapt.task import Domain
 from tests.tiny import domain, tiny_bert

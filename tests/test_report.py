@@ -15,7 +15,7 @@ from report_sample import CHOSEN, FELL, REFUSED, SHARES, judged, sample
 
 from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs
-from domadapt.report import figures
+from domadapt.report import curves, drawing, figures, maps
 from domadapt.report.embedding import choose_rows, embed, embedding
 from domadapt.report.report import SCHEMA_VERSION, Candidate, Report, describe
 from domadapt.task import Domain, Task
@@ -251,24 +251,24 @@ def luminance(colour):
 
 @pytest.mark.parametrize("ground", ["#fbfbfa", "#14171b"])
 def test_every_colour_reads_on_light_and_dark(ground):
-    used = [figures.SOURCE, figures.TARGET, figures.BEFORE, figures.AFTER, figures.WORSE]
-    for colour in [*used, *figures.CLASSES, *figures.class_colours(60)]:
+    used = [drawing.SOURCE, drawing.TARGET, drawing.BEFORE, drawing.AFTER, drawing.WORSE]
+    for colour in [*used, *drawing.CLASSES, *drawing.class_colours(60)]:
         low, high = sorted((luminance(colour), luminance(ground)))
         assert (high + 0.05) / (low + 0.05) >= 3, colour
 
 
 def test_colours_of_classes_differ():
     for k in (2, 12, 13, 60):
-        assert len(set(figures.class_colours(k))) == k
+        assert len(set(drawing.class_colours(k))) == k
 
 
 def drawn(report, k):
     before, after = report.candidates
     names = report.task["class_names"]
-    yield figures.learning_curves(report.candidates)
-    yield figures.learning_curve(report.candidates, "loss/mcc")
-    yield figures.embedding_panels(before.embedding, after.embedding, names)
-    yield figures.embedding_panel(after.embedding, names, "class", "by class")
+    yield curves.learning_curves(report.candidates)
+    yield curves.learning_curve(report.candidates, "loss/mcc")
+    yield maps.embedding_panels(before.embedding, after.embedding, names)
+    yield maps.embedding_panel(after.embedding, names, "class", "by class")
     yield figures.confusion(after.target["confusion"], names, "mcc")
     yield figures.per_class_accuracy(before.target["per_class"], after.target["per_class"], names)
     yield figures.confidence_histogram(after.confidence, "mcc")
@@ -278,11 +278,11 @@ def drawn(report, k):
 def test_each_figure_is_one_reproducible_svg_in_the_ink_of_the_page(k):
     report = sample([f"class {i}" for i in range(k)])
     for one, two in zip(drawn(report, k), drawn(report, k), strict=True):
-        svg = figures.to_svg(one, "f1")
-        assert svg == figures.to_svg(two, "f1")
+        svg = drawing.to_svg(one, "f1")
+        assert svg == drawing.to_svg(two, "f1")
         ET.fromstring(svg)
         assert "currentColor" in svg
-        assert figures.INK not in svg
+        assert drawing.INK not in svg
         assert set(re.findall(r"https?://[^\s\"<]+", svg)) == {"http://www.w3.org/2000/svg"}
         ids = re.findall(r' id="([^"]*)"', svg)
         assert len(ids) == len(set(ids))
@@ -294,7 +294,7 @@ def test_each_figure_is_one_reproducible_svg_in_the_ink_of_the_page(k):
 def test_hostile_class_names_stay_text():
     names = ["<script>x</script>", "$\\frac{1}$", "#010203 1.23456789", "a\nb\x00c", "日本"]
     counts = np.eye(5, dtype=int).tolist()
-    svg = figures.to_svg(figures.confusion(counts, names, "t"), "f")
+    svg = drawing.to_svg(figures.confusion(counts, names, "t"), "f")
     root = ET.fromstring(svg)
     texts = {"".join(e.itertext()).strip() for e in root.iter() if e.tag.endswith("text")}
     assert "<script" not in svg
@@ -304,7 +304,7 @@ def test_hostile_class_names_stay_text():
 
 
 def texts_of(figure):
-    root = ET.fromstring(figures.to_svg(figure, "f"))
+    root = ET.fromstring(drawing.to_svg(figure, "f"))
     return ["".join(e.itertext()).strip() for e in root.iter() if e.tag.endswith("text")]
 
 
@@ -317,26 +317,24 @@ def test_confusion_is_annotated_up_to_15_classes_with_shares_of_the_row():
 def test_the_legend_names_up_to_12_classes(report):
     e = report.candidates[0].embedding
     assert {"k0", "k11"} <= set(
-        texts_of(figures.embedding_panel(e, [f"k{i}" for i in range(12)], "class", "t"))
+        texts_of(maps.embedding_panel(e, [f"k{i}" for i in range(12)], "class", "t"))
     )
     # Each class that occurs is named in the legend and on the map, for the colour-blind.
-    named = texts_of(figures.embedding_panel(e, ABC, "class", "t"))
+    named = texts_of(maps.embedding_panel(e, ABC, "class", "t"))
     assert sorted(t for t in named if t in ABC) == ["a", "a", "b", "b", "c", "c"]
-    many = texts_of(figures.embedding_panel(e, [f"k{i}" for i in range(13)], "class", "t"))
+    many = texts_of(maps.embedding_panel(e, [f"k{i}" for i in range(13)], "class", "t"))
     assert "k0" not in many
     assert {"source", "target"} <= set(many)
 
 
 def test_many_points_become_one_image(report):
     e = report.candidates[0].embedding
-    factor = figures.MAX_VECTOR_POINTS // len(e.x) + 1
+    factor = drawing.MAX_VECTOR_POINTS // len(e.x) + 1
     fields = ("x", "y", "domain", "label", "target_label")
     many = dataclasses.replace(e, **{f: getattr(e, f) * factor for f in fields})
-    svg = figures.to_svg(figures.embedding_panel(many, ABC, "domain", "t"), "f")
+    svg = drawing.to_svg(maps.embedding_panel(many, ABC, "domain", "t"), "f")
     assert "data:image/png" in svg
-    assert "data:image/png" not in figures.to_svg(
-        figures.embedding_panel(e, ABC, "domain", "t"), "f"
-    )
+    assert "data:image/png" not in drawing.to_svg(maps.embedding_panel(e, ABC, "domain", "t"), "f")
     assert len(svg) < 200_000
 
 
@@ -344,24 +342,24 @@ def test_curves_of_long_and_of_wide_histories_stay_small_and_legible():
     n = 20_000
     history = {"step": list(range(n)), "loss/source": np.geomspace(10, 0.001, n).tolist()}
     c = Candidate("a", "source_only", history=history)
-    figure = figures.learning_curve([c], "loss/source")
+    figure = curves.learning_curve([c], "loss/source")
     assert figure.axes[0].get_yscale() == "log"
-    assert len(figures.to_svg(figure, "f")) < 60_000
+    assert len(drawing.to_svg(figure, "f")) < 60_000
 
 
 def test_smoothing_and_thinning_are_means():
-    assert figures._smooth(np.full(100, 2.0)) == pytest.approx(np.full(100, 2.0))
-    assert figures._smooth(np.arange(60.0))[30] == 30
-    assert figures._thin(np.arange(6.0), 3) == pytest.approx([0.5, 2.5, 4.5])
+    assert curves._smooth(np.full(100, 2.0)) == pytest.approx(np.full(100, 2.0))
+    assert curves._smooth(np.arange(60.0))[30] == 30
+    assert curves._thin(np.arange(6.0), 3) == pytest.approx([0.5, 2.5, 4.5])
 
 
 def test_a_term_that_was_logged_rarely_is_still_a_line():
     nan = float("nan")
     history = {"step": [1, 2, 3, 4, 5], "loss/mcc": [nan, 1.0, nan, nan, 3.0]}
-    ax = figures.learning_curve([Candidate("m", "mcc", history=history)], "loss/mcc").axes[0]
+    ax = curves.learning_curve([Candidate("m", "mcc", history=history)], "loss/mcc").axes[0]
     assert ax.lines[0].get_xydata().tolist() == [[2, 1], [5, 3]]
 
 
 def test_png(report, tmp_path):
-    figures.save_png(figures.learning_curves(report.candidates), tmp_path / "c.png", dpi=50)
+    drawing.save_png(curves.learning_curves(report.candidates), tmp_path / "c.png", dpi=50)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

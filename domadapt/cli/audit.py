@@ -25,7 +25,7 @@ def audit(
     from domadapt import checkpoint
     from domadapt.report.audit import markdown, terminal, to_csv, to_json
     from domadapt.report.audit_figure import figure
-    from domadapt.report.figures import save_png, to_svg
+    from domadapt.report.drawing import save_png, to_svg
     from domadapt.selection.audit import audit as compare
     from domadapt.selection.labelled_runs import rows_of
 

@@ -184,7 +184,7 @@ def layers(
     from domadapt.layers.settings import Settings
     from domadapt.layers.study import layers as study_layers
     from domadapt.layers.tables import markdown, terminal
-    from domadapt.report.figures import save_png, to_svg
+    from domadapt.report.drawing import save_png, to_svg
     from domadapt.runs import engine
 
     given = {k: v for k, v in training.items() if v is not None and k != "seed"}

@@ -110,7 +110,7 @@ def rank(
     if out is None:
         return
     from domadapt import checkpoint
-    from domadapt.report.figures import save_png, to_svg
+    from domadapt.report.drawing import save_png, to_svg
     from domadapt.transfer.figure import figure
     from domadapt.transfer.tables import markdown, to_json
 

@@ -16,17 +16,7 @@ from domadapt.finetune.curves import still_rising
 from domadapt.finetune.heads import alone, is_shared
 from domadapt.finetune.study import NEAR, Comparison, Row
 from domadapt.finetune.work import SCRATCH
-from domadapt.report.figures import (
-    AFTER,
-    BEFORE,
-    CLASSES,
-    INK,
-    _dress,
-    _figure,
-    _legend,
-    plain,
-    to_svg,
-)
+from domadapt.report.drawing import AFTER, BEFORE, CLASSES, INK, blank, dress, legend, plain, to_svg
 from domadapt.strategies.spec import meaning
 
 NOTHING = "–"
@@ -249,7 +239,7 @@ def colour(comparison: Comparison, strategy: str) -> str:
 
 def size_figure(comparison: Comparison) -> Figure:
     """Accuracy over the number of training samples, with spreads; dashed: from scratch."""
-    drawn = _figure(6.4, 3.6)
+    drawn = blank(6.4, 3.6)
     ax = drawn.subplots()
     names = comparison.strategies
     for number, name in enumerate(names):
@@ -272,7 +262,7 @@ def size_figure(comparison: Comparison) -> Figure:
     measured = sorted({r.samples for r in comparison.rows})
     ax.set_xticks(measured, [f"{n:,.0f}" for n in measured])
     ax.set_xticks([], minor=True)
-    _dress(ax, "Accuracy on held-out data")
+    dress(ax, "Accuracy on held-out data")
     ax.set(xlabel="training samples (logarithmic)", ylabel="%")
     _marks(drawn, ax, comparison)
     return drawn
@@ -280,7 +270,7 @@ def size_figure(comparison: Comparison) -> Figure:
 
 def step_figure(comparison: Comparison, size: str) -> Figure:
     """Accuracy during training at one size, mean over folds and seeds."""
-    drawn = _figure(6.4, 3.3)
+    drawn = blank(6.4, 3.3)
     ax = drawn.subplots()
     for name in comparison.strategies:
         row = comparison.row(name, size)
@@ -289,7 +279,7 @@ def step_figure(comparison: Comparison, size: str) -> Figure:
             style = "--" if name == SCRATCH else "-"
             shade = colour(comparison, name)
             ax.plot(steps, [100 * v for v in values], style, color=shade, linewidth=1.6)
-    _dress(ax, f"During training, {_size(comparison, size)} samples")
+    dress(ax, f"During training, {_size(comparison, size)} samples")
     ax.set(xlabel="step", ylabel="% on held-out data")
     _marks(drawn, ax, comparison)
     return drawn
@@ -307,7 +297,7 @@ def _marks(drawn: Figure, ax: Axes, comparison: Comparison) -> None:
         )
         for name in comparison.strategies
     ]
-    _legend(drawn, marks, 3, loc="outside lower left")
+    legend(drawn, marks, 3, loc="outside lower left")
 
 
 def render(comparison: Comparison) -> str:

@@ -19,15 +19,15 @@ from domadapt.layers.results import (
     size_name,
 )
 from domadapt.network import short_blocks
-from domadapt.report.figures import (
+from domadapt.report.drawing import (
     BEFORE,
     CLASSES,
     INK,
     SOURCE,
     TARGET,
-    _dress,
-    _figure,
-    _legend,
+    blank,
+    dress,
+    legend,
     plain,
 )
 
@@ -59,7 +59,7 @@ def figure(study: LayerStudy, *, titled: bool = True) -> Figure:
     width = min(max(6.4, 0.52 * count + 1.6), 13.0)
     rows = int(above) + int(below)
     title = textwrap.wrap(headline(study), int(11 * width)) if titled else []
-    drawn = _figure(width, 0.9 + 2.55 * max(rows, 1) + 0.2 * len(title) + 0.5)
+    drawn = blank(width, 0.9 + 2.55 * max(rows, 1) + 0.2 * len(title) + 0.5)
     axes = drawn.subplots(max(rows, 1), 1, squeeze=False, sharex=True)[:, 0]
     if title:
         drawn.suptitle(
@@ -83,7 +83,7 @@ def figure(study: LayerStudy, *, titled: bool = True) -> Figure:
     axes[-1].set(xlim=(first - 0.6, count + 0.6))
     axes[-1].set_xlabel("block, from input to output")
     handles = _handles(study, curves if below else [], above)
-    _legend(drawn, handles, 2 if width < 8 else 3, loc="outside lower left")
+    legend(drawn, handles, 2 if width < 8 else 3, loc="outside lower left")
     return drawn
 
 
@@ -96,7 +96,7 @@ def _draw_lost(ax: Axes, study: LayerStudy, lost: Mapping[int, Mapping[int, Inte
         for i, value in lost[size].items():
             _point(ax, i + 1 + off, value, f, COLOURS[k % len(COLOURS)], "o")
     what = "block" if study.window == 1 else f"window of {study.window} blocks"
-    _dress(ax, f"Lost when a {what} begins anew")
+    dress(ax, f"Lost when a {what} begins anew")
     words = METRIC_WORDS[study.metric]
     ax.set_ylabel(f"{study.unit} of {words} lost" if study.unit else f"{words} lost")
 
@@ -147,7 +147,7 @@ def _draw_curves(ax: Axes, study: LayerStudy, curves: Sequence[str]) -> None:
     tuned, probed = [n for n in curves if n != "probing"], "probing" in curves
     kept = "Score if only some blocks keep their pre-training"
     said = f"{kept}, and of a probe of each" if probed else kept
-    _dress(ax, said if tuned else "Score of a linear probe of each block of the frozen network")
+    dress(ax, said if tuned else "Score of a linear probe of each block of the frozen network")
     ax.set_ylabel(f"held-out {METRIC_WORDS[study.metric]}{' (%)' if f == 100 else ''}")
     known = [v for v in seen if math.isfinite(v)]
     if f == 100 and known:
@@ -228,19 +228,19 @@ def lines(
 ) -> Figure:
     """A line over the blocks for each (colour, words, values), with intervals where known."""
     width = min(max(6.4, 0.52 * len(blocks) + 1.6), 13.0)
-    drawn = _figure(width, 3.3)
+    drawn = blank(width, 3.3)
     ax = drawn.subplots()
     for colour, _, values in found:
         at = [(i + 1, v) for i, v in enumerate(values) if v is not None]
         ax.plot([x for x, _ in at], [v.mean for _, v in at], "-", color=colour, linewidth=1.5)
         for x, v in at:
             _point(ax, x, v, 1, colour, "o")
-    _dress(ax, title)
+    dress(ax, title)
     names = [_short(name) for name in short_blocks(blocks)]
     ax.set_xticks(range(1, len(names) + 1), names)
     ax.tick_params(axis="x", labelrotation=90 if max(map(len, names)) * len(names) > 90 else 0)
     ax.set_xlabel("block, from input to output")
     ax.set_ylabel(axis)
     handles = [Line2D([], [], color=c, linewidth=2, label=words) for c, words, _ in found]
-    _legend(drawn, handles, 2, loc="outside lower left")
+    legend(drawn, handles, 2, loc="outside lower left")
     return drawn

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 from domadapt.layers.figure import cka_figure, figure
 from domadapt.layers.results import LayerStudy, headline, shown, size_name
 from domadapt.layers.tables import asked, headed, readings, remarks, tables
-from domadapt.report.figures import to_svg
+from domadapt.report.drawing import to_svg
 
 
 def render(study: LayerStudy) -> str:

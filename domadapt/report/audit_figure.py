@@ -9,17 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from domadapt.report.figures import (
-    AFTER,
-    BEFORE,
-    INK,
-    TARGET,
-    WORSE,
-    _dress,
-    _figure,
-    _legend,
-    plain,
-)
+from domadapt.report.drawing import AFTER, BEFORE, INK, TARGET, WORSE, blank, dress, legend, plain
 from domadapt.selection.audit import Audit, Criterion, Estimated, Pick, Spread
 
 COLOURS = {"validator": AFTER, "selector": TARGET, "reference": BEFORE}
@@ -38,14 +28,14 @@ def figure(audit: Audit) -> Figure:
     estimated = [one for one in audit.estimated if one.estimate is not None]
     height = max(4.2, 0.25 * len(criteria) + 1.9)
     ratios = [1.0, 0.8, 1.15] if estimated else [1.0, 0.8]
-    drawn = _figure(12.2 if estimated else 8.4, height)
+    drawn = blank(12.2 if estimated else 8.4, height)
     axes = drawn.subplots(1, len(ratios), width_ratios=ratios)
     _draw_regret(axes[0], criteria, audit.picks)
     _draw_correlation(axes[1], criteria, audit.picks)
     if estimated:
         refused = len(audit.estimated) - len(estimated)
         _draw_estimates(axes[2], estimated, refused)
-    _legend(drawn, _handles(estimated), 3, loc="outside lower left")
+    legend(drawn, _handles(estimated), 3, loc="outside lower left")
     return drawn
 
 
@@ -99,7 +89,7 @@ def _draw_regret(ax: Axes, criteria: Sequence[Criterion], picks: Sequence[Pick])
         ax.set_xscale("function", functions=(_root, np.square))
         ticks = [t for t in TICKS if t <= top and (t <= 20 or t % 20 == 0)]
         ax.set_xticks(ticks, [str(t) for t in ticks])
-    _dress(ax, "Accuracy it costs (regret, oracle)", grid="x")
+    dress(ax, "Accuracy it costs (regret, oracle)", grid="x")
     ax.set_yticks(range(len(criteria)), [plain(c.name, 32) for c in criteria])
     ax.set(xlim=(0, 1.04 * top), ylim=(len(criteria) - 0.4, -0.6))
     ax.tick_params(axis="y", pad=7)
@@ -121,7 +111,7 @@ def _draw_correlation(ax: Axes, criteria: Sequence[Criterion], picks: Sequence[P
             ax.text(-0.97, place, what, color=INK, alpha=0.6, fontsize=7, va="center")
         _draw_spread(ax, place, rank, free, values, COLOURS[criterion.kind], 1, -1, 1)
     ax.axvline(0, color=INK, linewidth=0.8, alpha=0.35)
-    _dress(ax, "Ranks as the truth does (oracle)", grid="x")
+    dress(ax, "Ranks as the truth does (oracle)", grid="x")
     ax.set_yticks(range(len(criteria)), [""] * len(criteria))
     ax.set(xlim=(-1.03, 1.03), ylim=(len(criteria) - 0.4, -0.6))
     ax.set_xlabel("rank correlation; 1: same order")
@@ -150,7 +140,7 @@ def _draw_estimates(ax: Axes, estimated: Sequence[Estimated], refused: int) -> N
     low, high = max(0.0, min(seen) - 3), min(100.0, max(seen) + 3)
     ax.plot([low, high], [low, high], color=INK, linewidth=0.9, linestyle=":", alpha=0.6)
     more = f" ({refused} more were refused)" if refused else ""
-    _dress(ax, "Estimated and true accuracy (oracle)", grid="y")
+    dress(ax, "Estimated and true accuracy (oracle)", grid="y")
     ax.set(xlim=(low, high), ylim=(low, high), xlabel=f"true accuracy (oracle), %{more}")
     ax.set_ylabel("estimated without target labels, %")
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from domadapt.network import short_blocks
-from domadapt.report.figures import AFTER, BEFORE, SOURCE, TARGET, _dress, _figure, _legend, plain
+from domadapt.report.drawing import AFTER, BEFORE, SOURCE, TARGET, blank, dress, legend, plain
 
 #: Colour, words and values over the blocks.
 Line = tuple[str, str, Sequence[float | None]]
@@ -49,13 +49,13 @@ def panel_figure(
     blocks: Sequence[str], title: str, axis: str, lines: Sequence[Line], factor: float
 ) -> Figure:
     """One panel: values over the blocks, from input to output."""
-    figure = _figure(4.4, 3.1)
+    figure = blank(4.4, 3.1)
     ax = figure.subplots()
     for colour, _, values in lines:
         at = [(i, factor * v) for i, v in enumerate(values) if v is not None and math.isfinite(v)]
         x, y = [i for i, _ in at], [v for _, v in at]
         ax.plot(x, y, "-o", color=colour, linewidth=1.5, markersize=4)
-    _dress(ax, title)
+    dress(ax, title)
     # The ends of long names differ, not their beginnings.
     short = short_blocks(blocks)
     names = [plain(name if len(name) <= 12 else f"…{name[-11:]}", 12) for name in short]
@@ -64,7 +64,7 @@ def panel_figure(
     ax.set_xlabel("block, from input to output")
     ax.set_ylabel(axis)
     handles = [Line2D([], [], color=c, linewidth=2, label=plain(words)) for c, words, _ in lines]
-    _legend(figure, handles, 2, loc="outside lower left")
+    legend(figure, handles, 2, loc="outside lower left")
     return figure
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from domadapt.doctor.findings import alignment
 from domadapt.regression import written
-from domadapt.report import figures, layers, trust
+from domadapt.report import curves, drawing, figures, layers, maps, trust
 from domadapt.report.regression import Row, per_output, value_panels
 from domadapt.report.report import BASELINE, Candidate, Report
 from domadapt.report.summary import estimate_in_words, listed, overruled, refusals, sorted_warnings
@@ -151,21 +151,21 @@ class _Drawer:
 
     def __call__(self, figure: Figure, words: str) -> Markup:
         self.count += 1
-        svg = figures.to_svg(figure, f"f{self.count}")
+        svg = drawing.to_svg(figure, f"f{self.count}")
         # Safe: to_svg escapes every text, and the label is escaped here.
         return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(words)}"', 1))
 
 
 def _curves(candidates: Sequence[Candidate], draw: _Drawer) -> list[Markup]:
     drawn = []
-    for term in figures.loss_terms(candidates):
+    for term in curves.loss_terms(candidates):
         parts = []
         for c in candidates:
             known = [v for v in c.history.get(term, []) if math.isfinite(v)]
             if known:
                 parts.append(f"{c.name} from {known[0]:.3g} to {known[-1]:.3g}")
-        words = f"Learning curve of the {figures.title_of(term)}: {'; '.join(parts) or 'no value'}."
-        drawn.append(draw(figures.learning_curve(candidates, term), words))
+        words = f"Learning curve of the {curves.title_of(term)}: {'; '.join(parts) or 'no value'}."
+        drawn.append(draw(curves.learning_curve(candidates, term), words))
     return drawn
 
 
@@ -197,7 +197,7 @@ def _diagnosis(report: Report, found: Sequence[Candidate], draw: _Drawer) -> lis
             if (value := _latest(c, key)) is not None
         ]
         if said:
-            figure = figures.diagnosis_curve(found, keys, title, top, level)
+            figure = curves.diagnosis_curve(found, keys, title, top, level)
             drawn.append(draw(figure, f"Diagnosis, {title}: {'; '.join(said)}."))
     return drawn
 
@@ -232,7 +232,7 @@ def _weights(candidates: Sequence[Candidate]) -> list[str]:
 
 def _maps(report: Report, draw: _Drawer, shown: Sequence[Candidate]) -> list[dict[str, Any]]:
     names = report.task["fifths"] if report.regression else report.task["class_names"]
-    maps = []
+    found = []
     for c in shown:
         e = c.embedding
         if e is None:
@@ -248,19 +248,19 @@ def _maps(report: Report, draw: _Drawer, shown: Sequence[Candidate]) -> list[dic
         drawn = []
         for by in ("domain", "value" if report.regression else "class"):
             words = f"t-SNE map of the features of {c.name}, {when}, coloured by {by}."
-            panel = figures.embedding_panel(e, names, by, f"by {by}")
+            panel = maps.embedding_panel(e, names, by, f"by {by}")
             drawn.append(draw(panel, words))
-        maps.append(
+        found.append(
             {
                 "name": c.name,
                 "when": when,
                 "numbers": numbers,
                 "figures": drawn,
-                "true": figures.target_is_true(e),
+                "true": maps.target_is_true(e),
                 "embedding": e,
             }
         )
-    return maps
+    return found
 
 
 def _per_class(
@@ -291,7 +291,7 @@ def _confusions(
         mistakes = _mistakes(c.target, names)
         most = "; ".join(mistakes) or "none"
         words = f"Confusion matrix of {c.name}. Most frequent mistakes: {most}."
-        figure = figures.confusion(c.target["confusion"], names, figures.plain(c.name))
+        figure = figures.confusion(c.target["confusion"], names, drawing.plain(c.name))
         drawn.append({"name": c.name, "figure": draw(figure, words), "mistakes": mistakes})
     return drawn
 
@@ -322,7 +322,7 @@ def _confidences(shown: Sequence[Candidate], draw: _Drawer) -> list[Markup]:
             for key, v in c.confidence.items()
         ]
         words = f"Confidence of {c.name}: above 0.9 for {' and '.join(sure)} samples."
-        figure = figures.confidence_histogram(c.confidence, figures.plain(c.name), 1.04 * top)
+        figure = figures.confidence_histogram(c.confidence, drawing.plain(c.name), 1.04 * top)
         drawn.append(draw(figure, words))
     return drawn
 
@@ -451,8 +451,8 @@ def render(report: Report) -> str:
         # Two large matrices side by side would be too small to read.
         confusions=[]
         if report.regression
-        else _confusions(shown if len(names) <= figures.MAX_ANNOTATED else [main], names, draw),
-        large=len(names) > figures.MAX_ANNOTATED,
+        else _confusions(shown if len(names) <= drawing.MAX_ANNOTATED else [main], names, draw),
+        large=len(names) > drawing.MAX_ANNOTATED,
         confidences=_confidences(shown, draw),
         layers=_layers(report, draw),
         settings=_settings(report),

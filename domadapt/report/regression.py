@@ -12,15 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from domadapt.regression import written
-from domadapt.report.figures import (
-    INK,
-    PANEL,
-    _dress,
-    _figure,
-    _legend,
-    colour_of,
-    plain,
-)
+from domadapt.report.drawing import INK, PANEL, blank, colour_of, dress, legend, plain
 from domadapt.report.report import BASELINE, Candidate, Report
 
 #: Outputs that are drawn; the table has the numbers of all.
@@ -80,7 +72,7 @@ def predicted_against_true(
         j: number of the output.
         title: of the panel.
     """
-    figure = _figure(PANEL[0], PANEL[1] + 0.5)
+    figure = blank(PANEL[0], PANEL[1] + 0.5)
     ax = figure.subplots()
     low, high = np.inf, -np.inf
     for c in candidates:
@@ -99,16 +91,16 @@ def predicted_against_true(
         low = min(low, float(true.min()), float(predicted.min()))
         high = max(high, float(true.max()), float(predicted.max()))
     ax.plot([low, high], [low, high], color=INK, linewidth=0.9, alpha=0.5)
-    _dress(ax, plain(title, 40))
+    dress(ax, plain(title, 40))
     ax.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
     ax.set(xlabel="true", ylabel="predicted")
-    _legend(figure, _handles(candidates, candidates), 3, loc="outside lower left")
+    legend(figure, _handles(candidates, candidates), 3, loc="outside lower left")
     return figure
 
 
 def residuals(candidates: Sequence[Candidate], split: str, j: int, title: str) -> Figure:
     """Histogram of ``predicted - true`` of output `j`; arguments as `predicted_against_true`."""
-    figure = _figure(*PANEL)
+    figure = blank(*PANEL)
     ax = figure.subplots()
     errors = [np.subtract(*_column(c, split, j)) for c in candidates]
     everything = np.concatenate(errors)
@@ -119,9 +111,9 @@ def residuals(candidates: Sequence[Candidate], split: str, j: int, title: str) -
         ax.stairs(share, edges, fill=True, color=colour, alpha=0.2)
         ax.stairs(share, edges, color=colour, linewidth=1.6)
     ax.axvline(0, color=INK, linewidth=0.9, alpha=0.5)
-    _dress(ax, plain(title, 40))
+    dress(ax, plain(title, 40))
     ax.set(xlabel="predicted - true", ylabel="% of samples")
-    _legend(figure, _handles(candidates, candidates), 3, loc="outside lower left")
+    legend(figure, _handles(candidates, candidates), 3, loc="outside lower left")
     return figure
 
 

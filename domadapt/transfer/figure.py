@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from domadapt.report.figures import AFTER, BEFORE, INK, _dress, _figure, _legend, plain
+from domadapt.report.drawing import AFTER, BEFORE, INK, blank, dress, legend, plain
 from domadapt.transfer.models import short_names
 from domadapt.transfer.rank import PROBE, SIZE, Ranking, settled
 from domadapt.transfer.tables import number, size_text
@@ -31,7 +31,7 @@ def figure(ranking: Ranking) -> Figure:
     shown = count <= MAX_VALUES
     height = max(2.6, (0.46 if shown else 0.28) * count + 1.9)
     cells = max(0.78 * len(names), 2.6)
-    drawn = _figure(4.6 + cells, height)
+    drawn = blank(4.6 + cells, height)
     left, right = drawn.subplots(1, 2, width_ratios=[2.6, cells])
     _draw_probe(left, ranking)
     _draw_ranks(right, ranking, names, shown)
@@ -43,7 +43,7 @@ def figure(ranking: Ranking) -> Figure:
     dot.set_alpha(0.4)
     marks.append(dot)
     marks.append(Line2D([], [], color=INK, alpha=0.6, label="± standard deviation over the folds"))
-    _legend(drawn, marks, 4 if cells > 4 else 2, loc="outside lower left")
+    legend(drawn, marks, 4 if cells > 4 else 2, loc="outside lower left")
     return drawn
 
 
@@ -64,7 +64,7 @@ def _draw_probe(ax: Axes, ranking: Ranking) -> None:
         ends = [factor * (mean - m.probe_std), factor * (mean + m.probe_std)]
         ax.plot(ends, [place] * 2, color=colour, linewidth=1.6)
         ax.plot(factor * mean, place, "D", color=colour, markersize=5.5)
-    _dress(ax, "Linear probe", grid="x")
+    dress(ax, "Linear probe", grid="x")
     called = short_names([m.model for m in ranking.models])
     ax.set_yticks(range(len(called)), [plain(_ended(name), MAX_NAME) for name in called])
     ax.set(ylim=(len(ranking.models) - 0.5, -0.5))
@@ -113,7 +113,7 @@ def _draw_ranks(ax: Axes, ranking: Ranking, names: Sequence[str], shown: bool) -
             if shown:
                 text = size_text(ranking.models[row].parameters) if name == SIZE else number(value)
                 ax.text(column, row + 0.24, text, ha="center", va="center", color=INK, fontsize=6.5)
-    _dress(ax, "Rank (1 is best), value below" if shown else "Rank (1 is best)")
+    dress(ax, "Rank (1 is best), value below" if shown else "Rank (1 is best)")
     ax.grid(False)
     for spine in ax.spines.values():
         spine.set_visible(False)

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from domadapt.benchmark.page.curves import Curve
 from domadapt.benchmark.page.maps import Map
 from domadapt.benchmark.statistics import Ranks
-from domadapt.report.figures import MAX_LEGEND
+from domadapt.report.drawing import MAX_LEGEND
 
 
 def cut(text: str, most: int = 24) -> str:

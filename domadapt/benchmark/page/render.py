@@ -29,7 +29,7 @@ from domadapt.benchmark.results import RESULTS
 from domadapt.benchmark.statistics import LEVEL, Interval
 from domadapt.benchmark.suite import ORACLE, UPPER
 from domadapt.benchmark.summary import BY_VERDICT, Searched, Standing, Summary
-from domadapt.report import figures
+from domadapt.report import curves, drawing
 from domadapt.report.page import setting_in_words
 from domadapt.report.report import BASELINE
 from domadapt.runs.cell import Cells
@@ -198,7 +198,7 @@ def render(content: Content) -> str:
         maps=_map_sections(content, short),
         most_maps=MOST,
         line_styles=[_line_style(name, content, i) for i, name in enumerate(content.methods)],
-        class_colours=figures.class_colours(
+        class_colours=drawing.class_colours(
             max((len(m.class_names) for m in content.maps), default=0)
         ),
         heat_colours=_heat_colours(),
@@ -450,7 +450,7 @@ def _ranks(content: Content, ids: Mapping[str, int]) -> dict[str, Any]:
 
 def _title_of(name: str) -> str:
     if name.startswith("loss/"):
-        return figures.title_of(name)
+        return curves.title_of(name)
     if name.startswith(_CHECKED):
         return f"accuracy of the {name.removeprefix(_CHECKED)}"
     return _QUANTITIES.get(name, name.rpartition("/")[2].replace("_", " "))
@@ -486,7 +486,7 @@ def _map_sections(content: Content, short: Mapping[str, str]) -> list[dict[str, 
                     "seed": maps[0].seed,
                     "n_s": maps[0].n_s,
                     "n_t": len(maps[0].xy) - maps[0].n_s,
-                    "classes": names if len(names) <= figures.MAX_LEGEND else [],
+                    "classes": names if len(names) <= drawing.MAX_LEGEND else [],
                     "maps": [(m, map_panel(m, lambda name: short[name])) for m in maps],
                 }
             )
@@ -496,12 +496,12 @@ def _map_sections(content: Content, short: Mapping[str, str]) -> list[dict[str, 
 def _line_style(name: str, content: Content, index: int) -> tuple[str, str]:
     """Colour and dashes of a method's line: grey for source_only, ink for the oracle."""
     if name == BASELINE:
-        return figures.BEFORE, ""
+        return drawing.BEFORE, ""
     if name in content.oracle:
         return "currentColor", "1.5 2.5"
     others = [m for m in content.methods if m != BASELINE and m not in content.oracle]
     i = others.index(name)
-    colours = (figures.AFTER, *figures.CLASSES)
+    colours = (drawing.AFTER, *drawing.CLASSES)
     return colours[i % len(colours)], _DASHES[i // 5 % len(_DASHES)]
 
 
