@@ -41,9 +41,8 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
-from sklearn.utils.metadata_routing import UNUSED, MetadataRequest
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -54,9 +53,10 @@ from domadapt.data import from_arrays, from_texts
 from domadapt.data.views import Views
 from domadapt.defaults import training_for
 from domadapt.devices import make_accelerator
-from domadapt.errors import DomadaptError, unknown
+from domadapt.errors import DomadaptError
 from domadapt.evaluation import Outputs
 from domadapt.inference import outputs_of
+from domadapt.label_free import sliceable, target_rows, texts_of
 from domadapt.methods import is_source_free, method_class, method_parts
 from domadapt.network import Network
 from domadapt.runs.candidate import Progress, train_candidate
@@ -65,14 +65,6 @@ from domadapt.runs.saved import whole
 from domadapt.selection import scores
 from domadapt.task import Domain, Kind, Task, canonical
 from domadapt.training import Training
-
-#: Scores of the target's predictions, with the sign that makes larger better.
-_OF_TARGET = {
-    "information_maximisation": (scores.information_maximisation, 1.0),
-    "entropy": (scores.entropy, -1.0),
-    "effective_classes": (scores.effective_classes, 1.0),
-}
-_OF_SOURCE = "source_val_accuracy"
 
 
 class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
@@ -241,11 +233,11 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
                 source, as when target rows bear a placeholder.
         """
         check_is_fitted(self)
-        x, true = _sliceable(X), column_or_1d(y)
+        x, true = sliceable(X), column_or_1d(y)
         check_consistent_length(x, true)
         weight = None if sample_weight is None else np.asarray(sample_weight)
         if sample_domain is not None:
-            rows = _target_rows(sample_domain, x)
+            rows = target_rows(sample_domain, x)
             x, true = x[rows], true[rows]
             weight = None if weight is None else weight[rows]
         known = {canonical(c) for c in self.classes_}
@@ -253,7 +245,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
             raise DomadaptError(
                 "score needs true labels, and none of the rows to score has a label of the "
                 f"source's classes; the first has {true[0]!r}. Without target labels, choose by "
-                "scoring=domadapt.estimator.label_free_scorer()."
+                "scoring=domadapt.label_free.label_free_scorer()."
             )
         return float(accuracy_score(true, self.predict(x), sample_weight=weight))
 
@@ -269,7 +261,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
 
         Texts leave as an array of strings ``(n,)``.
         """
-        texts = _texts(given)
+        texts = texts_of(given)
         if reset:
             self._of_texts = texts is not None
         elif self._of_texts != (texts is not None):
@@ -282,7 +274,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
             if reset:
                 self.n_features_in_ = 1
             return texts
-        given = _sliceable(given)
+        given = sliceable(given)
         if not reset and getattr(given, "ndim", 2) > 2:
             # Images may be of another size; what the network takes is checked where it is told.
             return check_array(given, allow_nd=True)
@@ -370,7 +362,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         names: list[str] | None = None,
     ) -> Domain:
         """Rows as `_checked` gives them as a domain; `names` are those of the classes."""
-        if _texts(rows) is not None:
+        if texts_of(rows) is not None:
             if kind not in (None, "text"):
                 raise DomadaptError(f"These rows are texts; got kind={kind!r}. Leave it out.")
             return from_texts(rows, y, name=name, class_names=names)
@@ -448,134 +440,7 @@ class DomainAdaptationClassifier(ClassifierMixin, BaseEstimator):
         return outputs
 
 
-class LabelFreeScorer:
-    """A scorer for scikit-learn's searches that reads no target label; see `label_free_scorer`."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(
-        self, estimator: Any, X: Any, y: Any = None, *, sample_domain: Any = None
-    ) -> float:
-        """Score a fitted classifier; ``y`` is not looked at.
-
-        Args:
-            estimator: a classifier with `predict_proba`, or a pipeline that ends in one.
-            X: rows ``(n, ...)``. y: ignored.
-            sample_domain: ``(n,)``, negative for the target rows, which are scored; None: all are.
-        """
-        if self.name == _OF_SOURCE:
-            last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
-            if not hasattr(last, "source_val_accuracy_"):
-                raise DomadaptError(
-                    f"{_OF_SOURCE} is kept by a fitted DomainAdaptationClassifier; got "
-                    f"{type(last).__name__}. Choose another score: {', '.join(_OF_TARGET)}."
-                )
-            return float(last.source_val_accuracy_)
-        x = _sliceable(X)
-        if sample_domain is not None:
-            x = x[_target_rows(sample_domain, x)]
-        p = np.asarray(estimator.predict_proba(x), dtype=np.float64)
-        # The logarithm of probabilities is one set of their logits; that of 0 is cut off.
-        logits = torch.from_numpy(np.log(np.maximum(p, np.finfo(np.float64).tiny)))
-        score, sign = _OF_TARGET[self.name]
-        return sign * score(Outputs(logits, torch.zeros(len(p), 0)))
-
-    def __repr__(self) -> str:
-        return f"label_free_scorer({self.name!r})"
-
-    def get_metadata_routing(self) -> MetadataRequest:
-        """With metadata routing it asks for ``sample_domain``."""
-        request = MetadataRequest(owner=self)
-        request.score.add_request(param="sample_domain", alias=True)
-        return request
-
-
-def label_free_scorer(name: str = "information_maximisation") -> LabelFreeScorer:
-    """A scorer for ``scoring=``, larger is better, that reads no target label.
-
-    It serves any classifier with `predict_proba`, such as a logistic regression after a
-    transformer of `domadapt.closed_form`. The scores are those of `domadapt.selection.scores`
-    on the predictions for the rows that are scored, which must be target rows (`target_folds`), or
-    told apart by ``sample_domain`` (metadata routing).
-
-    Args:
-        name: "information_maximisation"; "entropy", the *negative* mean entropy, which a collapsed
-            model maximises; "effective_classes"; or "source_val_accuracy", the accuracy on the
-            source rows that `DomainAdaptationClassifier` held out, whatever is scored.
-
-    Raises:
-        DomadaptError: no such score.
-    """
-    if name not in (*_OF_TARGET, _OF_SOURCE):
-        raise unknown("label-free score", name, [*_OF_TARGET, _OF_SOURCE])
-    return LabelFreeScorer(name)
-
-
-def target_folds(
-    sample_domain: Any, n_splits: int = 3, *, random_state: int | None = 0
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits for ``cv=`` whose scored rows are target rows only.
-
-    Each fold trains on all source rows and the other folds' target rows. With ``n_splits=1`` there
-    is one split, which trains with all rows and scores all target rows: the transductive way, at
-    the cost of one training per candidate; without labels there is nothing to learn by heart.
-
-    Args:
-        sample_domain: ``(n,)`` numbers, positive for a source row, negative for a target row.
-        n_splits: how many splits.
-        random_state: seed of the division of the target rows.
-
-    Returns:
-        For each split the rows to train on and the rows to score, both ascending.
-
-    Raises:
-        DomadaptError: a domain of 0, or fewer target rows than splits.
-    """
-    source = which(sample_domain, np.asarray(sample_domain))
-    target = np.flatnonzero(~source)
-    if not 1 <= n_splits <= len(target):
-        raise DomadaptError(
-            f"n_splits must lie between 1 and the number of target rows, {len(target)}; got "
-            f"{n_splits}."
-        )
-    if n_splits == 1:
-        return [(np.arange(len(source)), target)]
-    parts = np.array_split(check_random_state(random_state).permutation(target), n_splits)
-    everything = np.arange(len(source))
-    return [(np.setdiff1d(everything, part), np.sort(part)) for part in parts]
-
-
 def _lines() -> Progress:
     from domadapt.progress import Lines
 
     return Lines(sys.stderr)
-
-
-def _sliceable(x: Any) -> Any:
-    texts = _texts(x)
-    if texts is not None:
-        return texts
-    return x if hasattr(x, "shape") else np.asarray(x)
-
-
-def _texts(x: Any) -> np.ndarray | None:
-    """A sequence of strings as an array ``(n,)``; None where it is something else."""
-    if getattr(x, "ndim", 1) != 1 or not hasattr(x, "__len__") or isinstance(x, str):
-        return None
-    if len(x) == 0 or not all(isinstance(one, str) for one in x):
-        return None
-    # Each string is an object of its own, however long the longest is.
-    texts = np.empty(len(x), dtype=object)
-    texts[:] = list(x)
-    return texts
-
-
-def _target_rows(sample_domain: Any, x: Any) -> np.ndarray:
-    rows = ~which(sample_domain, x)
-    if not rows.any():
-        raise DomadaptError(
-            f"Only target rows are scored, and none of the {len(rows)} rows has a negative "
-            "sample_domain. Give some, for example by folds of target_folds."
-        )
-    return rows

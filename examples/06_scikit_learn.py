@@ -9,7 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from domadapt.closed_form import Coral
-from domadapt.estimator import DomainAdaptationClassifier, label_free_scorer, target_folds
+from domadapt.estimator import DomainAdaptationClassifier
+from domadapt.label_free import label_free_scorer, target_folds
 
 
 def main() -> None:

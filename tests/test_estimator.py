@@ -22,7 +22,7 @@ from domadapt import DomainAdaptationClassifier, adapt, from_arrays
 from domadapt.closed_form import Coral
 from domadapt.data import from_texts
 from domadapt.errors import DomadaptError
-from domadapt.estimator import label_free_scorer, target_folds
+from domadapt.label_free import label_free_scorer, target_folds
 from domadapt.network import Network
 from domadapt.task import Task
 

@@ -31,7 +31,7 @@ from domadapt.benchmark.results import write_plan
 from domadapt.benchmark.work import SuiteWork, paths_in
 from domadapt.errors import DomadaptError
 from domadapt.methods import registry
-from domadapt.runs import ray_engine
+from domadapt.runs import ray_cluster, ray_engine
 from domadapt.runs.cell import RESULT, Cell, Cells
 from domadapt.runs.ray_engine import _Left
 from domadapt.runs.ray_server import Server
@@ -106,13 +106,13 @@ def test_ten_thousand_cells_are_given_in_a_moment(tmp_path: Path) -> None:
 
 def test_slots_are_of_single_machines_and_single_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     has = [{"CPU": 3.0}, {"CPU": 8.0, "GPU": 2.0}, {"GPU": 4.0}]
-    monkeypatch.setattr(ray_engine, "machines", lambda: has)
-    assert ray_engine.slots(1) == 11
-    assert ray_engine.slots(2) == 1 + 4
-    assert ray_engine.slots(1, 0.5) == 4
-    assert ray_engine.slots(1, 0.3) == 6
-    assert ray_engine.slots(1, 0.1) == 8
-    assert ray_engine.slots(4, 1.0) == 2
+    monkeypatch.setattr(ray_cluster, "machines", lambda: has)
+    assert ray_cluster.slots(1) == 11
+    assert ray_cluster.slots(2) == 1 + 4
+    assert ray_cluster.slots(1, 0.5) == 4
+    assert ray_cluster.slots(1, 0.3) == 6
+    assert ray_cluster.slots(1, 0.1) == 8
+    assert ray_cluster.slots(4, 1.0) == 2
 
 
 def test_what_does_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_what_does_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DomadaptError, match="at least 1"):
         ready("ray", "auto", processes=0)
     with pytest.raises(DomadaptError, match="from 0 to 1; got 2"):
-        ray_engine.check_share(2)
+        ray_cluster.check_share(2)
     pytest.importorskip("ray", reason="the extra ray is not installed")
     with pytest.raises(DomadaptError, match=r"HOST:PORT, or auto.*got 'ray://x:1'"):
         ready("ray", "auto", address="ray://x:1")
@@ -232,7 +232,7 @@ def head() -> Iterator[Any]:
     own = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={**own, "_system_config": settings})
     try:
-        with ray_engine.cluster(cluster.address):
+        with ray_cluster.cluster(cluster.address):
             yield cluster
     finally:
         cluster.shutdown()
@@ -253,7 +253,7 @@ def second(head: Any) -> Iterator[Any]:
         if node in head.worker_nodes:
             head.remove_node(node, allow_graceful=False)
         until = time.monotonic() + 20
-        while len(ray_engine.machines()) > 1 and time.monotonic() < until:
+        while len(ray_cluster.machines()) > 1 and time.monotonic() < until:
             time.sleep(0.1)
 
 

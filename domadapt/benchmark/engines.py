@@ -11,7 +11,7 @@ import torch
 
 from domadapt.errors import DomadaptError, unknown
 from domadapt.runs import engine as local
-from domadapt.runs import ray_engine
+from domadapt.runs import ray_cluster, ray_engine
 
 ENGINES = ("local", "ray")
 
@@ -65,7 +65,7 @@ def engine_for(
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
     if name == "ray":
-        with ray_engine.cluster(address):
+        with ray_cluster.cluster(address):
             ready = _ray(device, processes, threads, gpus_per_cell)
             yield replace(ready, run=partial(ready.run, say=say))
         return
@@ -87,18 +87,18 @@ def engine_for(
 
 
 def _ray(device: str, processes: int | None, threads: int, gpus_per_cell: float | None) -> Engine:
-    machines = ray_engine.machines()
+    machines = ray_cluster.machines()
     share = gpus_per_cell
     if share is None:
         share = float(device != "cpu" and any(has.get("GPU", 0) >= 1 for has in machines))
-    ray_engine.check_share(share)
+    ray_cluster.check_share(share)
     if (device == "cpu" and share) or (device == "cuda" and not share):
         raise DomadaptError(
             f"The suite's device is {device!r}, and each cell would take {share:g} of a GPU; give "
             "another --gpus-per-cell, or another device in the suite."
         )
     run = partial(ray_engine.run, processes=processes, threads=threads, gpus_per_cell=share)
-    held = ray_engine.slots(threads, share)
+    held = ray_cluster.slots(threads, share)
     many = held if processes is None else processes
     said = f"{many} at a time on {len(machines)} machine{'s' * (len(machines) != 1)} of Ray"
     # Processes of the cluster see a GPU where they have a share of one, whatever there is here.

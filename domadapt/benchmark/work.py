@@ -134,7 +134,7 @@ class SuiteWork:
             "versions": versions(),
         }
 
-    # What an engine over several machines asks (`domadapt.runs.ray_engine.Travelling`).
+    # What an engine over several machines asks (`domadapt.runs.ray_server.Travelling`).
 
     @property
     def shares_cache(self) -> bool:
