@@ -17,16 +17,17 @@ from torch import Tensor, nn
 
 from domadapt import checkpoint, ops, rows
 from domadapt.batches import BatchStream, balancing_weights, batch_loader
+from domadapt.compatibility import check_terms, check_together
 from domadapt.curves import History, Log, Window, look_steps
 from domadapt.data.views import Views
 from domadapt.devices import make_accelerator
 from domadapt.doctor import Doctor
 from domadapt.errors import Diverged, DomadaptError
 from domadapt.inference import outputs_of
-from domadapt.methods import Method, SourceView, TargetView, method_class, method_names
+from domadapt.methods import Method, SourceView, TargetView
 from domadapt.network import Network
 from domadapt.optimizers import make_optimizer
-from domadapt.settings import settings_of
+from domadapt.sharpness import climb, descend
 from domadapt.stopping import LowestLoss
 from domadapt.strategies.lora import merged
 from domadapt.strategies.tuning import tuning_of
@@ -90,42 +91,11 @@ class Trainer:
         self._held_out = math.nan
         self.track = track
         self.accelerator = make_accelerator(training, track, track_folder)
+        method.open_set = task.open_set
+        fp16 = self.accelerator.scaler is not None
+        check_together(method, task, training, self.accelerator.num_processes, fp16)
         #: Looks at the method eight times a run, and changes nothing.
         self.doctor = Doctor(method, self.steps, closer=self.accelerator.num_processes == 1)
-        if task.regression and method.needs_classes:
-            able = ", ".join(n for n in method_names() if not method_class(n).needs_classes)
-            raise DomadaptError(
-                f"{method.name} needs classes, and the labels of this task are measurements; "
-                f"choose one of {able}."
-            )
-        if task.regression and training.balance:
-            raise DomadaptError("balance is for classes, and this is a regression; leave it out.")
-        if self.accelerator.num_processes > 1 and method.single_process:
-            raise DomadaptError(
-                f"{method.name} cannot run on {self.accelerator.num_processes} processes: "
-                f"{method.single_process}"
-            )
-        normalised = any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.network.modules()
-        )
-        if normalised and training.batch_size < 2:
-            raise DomadaptError(
-                "batch_size must be at least 2: the network has BatchNorm layers, and one sample "
-                "has no spread."
-            )
-        if training.sam and not method.needs_source:
-            raise DomadaptError(
-                f"sam acts on the source loss, and {method.name} has none; leave it out."
-            )
-        if training.patience and self.accelerator.num_processes > 1:
-            raise DomadaptError(
-                "patience looks at the network on the way, which several processes cannot follow; "
-                "use one, or leave it out."
-            )
-        if training.patience and training.ema:
-            raise DomadaptError(
-                "patience and ema each keep a network of their own at the end; leave one out."
-            )
         #: Watches the losses on held-out samples, where the settings ask for it.
         self.lowest = (
             LowestLoss(method, task, views, training.patience, self.steps, training.batch_size)
@@ -138,25 +108,6 @@ class Trainer:
             if method.trains
             else None
         )
-        if self.tuning and self.tuning.strategy.phased and self.accelerator.num_processes > 1:
-            raise DomadaptError(
-                f"The strategy {training.finetune} changes what trains during the run, which "
-                "several processes cannot follow; use one, or choose another strategy."
-            )
-        method.open_set = task.open_set
-        if training.ema and method.adapted() is not method.network:
-            raise DomadaptError(
-                f"{method.name} already keeps a network of its own at the end; leave ema out."
-            )
-        if method.critic_steps and self.accelerator.scaler is not None:
-            raise DomadaptError(
-                f"{method.name} trains its critic apart, which fp16 does not allow; use bf16."
-            )
-        if method.needs_batchnorm and not normalised:
-            raise DomadaptError(
-                f"{method.name} needs BatchNorm layers in the network, and it has none; "
-                "choose another backbone or method."
-            )
 
     @property
     def _size_t(self) -> int:
@@ -258,7 +209,9 @@ class Trainer:
                     tuning.hold()
                 if method.critic_steps and micro == 0:
                     self._train_critic(batch, bare)
-                climbed = self._climb(batch) if training.sam else []
+                climbed = (
+                    climb(method, batch, training.sam, accelerator.autocast) if training.sam else []
+                )
                 with nullcontext() if last else accelerator.no_sync(model):
                     losses = model(batch)
                     total = losses.total
@@ -271,7 +224,7 @@ class Trainer:
                         accelerator.backward(total)
                     elif method.trains:
                         total.backward()
-                _descend(climbed)
+                descend(climbed)
                 if penalty is None:
                     window.add(losses.terms, losses.weights)
                 else:
@@ -372,26 +325,6 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
 
-    def _climb(self, batch: Batch) -> list[tuple[nn.Parameter, Tensor]]:
-        """Move the network to where its source loss is worst within the radius `sam`.
-
-        ``w + rho g / |g|``, g the gradient of the source loss on this process's batch. Returns
-        the parameters with their values before. As in the authors' code of SDAT, the whole sum of
-        losses then takes its gradient there, while only the source loss chose the direction.
-        """
-        method = self.method
-        moved = [p for p in method.network.parameters() if p.requires_grad]
-        with self.accelerator.autocast(), ops.kept_statistics(method.network):
-            loss = method.source_loss(method.outputs(batch), batch)
-        found = torch.autograd.grad(loss, moved, allow_unused=True)
-        pairs = [(p, g) for p, g in zip(moved, found, strict=True) if g is not None]
-        norm = torch.stack([g.square().sum() for _, g in pairs]).sum().sqrt().clamp_min(1e-12)
-        kept = [(p, p.detach().clone()) for p, _ in pairs]
-        with torch.no_grad():
-            for p, g in pairs:
-                p.add_(g * (self.training.sam / norm))
-        return kept
-
     def rehearse(self, fitted: bool = True) -> None:
         """One batch through the method without training, so that what would fail fails now.
 
@@ -414,27 +347,7 @@ class Trainer:
             terms = method.terms(out, batch)
         if method.critic_steps:
             method.critic_loss(out, batch)
-        if not isinstance(terms, dict) or not all(
-            isinstance(v, Tensor) and v.ndim == 0 for v in terms.values()
-        ):
-            raise DomadaptError(
-                f"terms() of {method.name} must return a dictionary of scalar tensors by name; got "
-                f"{_shapes(terms)}."
-            )
-        if "source" in terms:
-            raise DomadaptError(
-                f"terms() of {method.name} must not call a term 'source', which is the name of the "
-                "source loss; choose another name, or override source_loss."
-            )
-        weights = [n for n in settings_of(type(method)) if n.endswith("_weight")]
-        idle = [n for n in weights if n.removesuffix("_weight") not in terms]
-        unweighted = [t for t in terms if f"{t}_weight" not in weights]
-        if idle and unweighted:
-            raise DomadaptError(
-                f"The setting {idle[0]} of {method.name} weights a term "
-                f"{idle[0].removesuffix('_weight')!r}, and terms() returned "
-                f"{', '.join(map(repr, unweighted))}; give both one name."
-            )
+        check_terms(method, terms)
 
     def _batches(self, step: int | None = None) -> Any:
         training = self.training
@@ -625,22 +538,6 @@ def _copies(method: Method) -> list[Network]:
     ]
 
 
-def _descend(climbed: list[tuple[nn.Parameter, Tensor]]) -> None:
-    """Put parameters back to their values before `Trainer._climb`."""
-    with torch.no_grad():
-        for parameter, before in climbed:
-            parameter.copy_(before)
-
-
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Values that every tracker takes: None becomes a word."""
     return {k: "none" if v is None else v for k, v in values.items()}
-
-
-def _shapes(value: Any) -> str:
-    if not isinstance(value, dict):
-        return type(value).__name__
-    return ", ".join(
-        f"{k!r}: {tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__}"
-        for k, v in value.items()
-    )
