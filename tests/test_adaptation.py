@@ -442,6 +442,8 @@ def test_refusals_of_task_and_folder(tmp_path: Path, run_folder: Path) -> None:
 
 
 def test_a_run_that_diverged_is_begun_anew_in_its_folder(tmp_path: Path) -> None:
+    from domadapt.runs.saved import load_run
+
     out = tmp_path / "run"
 
     def run(weight: float, **more: Any) -> Any:
@@ -453,6 +455,8 @@ def test_a_run_that_diverged_is_begun_anew_in_its_folder(tmp_path: Path) -> None
         run(1e39)
     kept = out / "candidates" / "source_only" / "result.json"
     before = kept.stat().st_mtime_ns
+    with pytest.raises(DomadaptError, match=r"has no model: Training of dann"):
+        load_run(out)
     with pytest.raises(DomadaptError, match=r"would end as before: Training of dann.*other setti"):
         run(1e39, resume=True)
     # What the new settings do not change is not trained again, and the rest is as in a new folder.

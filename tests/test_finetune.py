@@ -463,6 +463,12 @@ def test_the_command_compares_and_writes(
     (tmp_path / "model.py").write_text(MODEL)
     words = "finetune data.npz --model model.py:backbone --strategy full,lp_ft --folds 2"
     words += " --steps 6 --batch-size 8 --workers 0 --device cpu --out found"
+    dry = [*words.split(), "--compare", "--sizes", "8,all", "--dry-run"]
+    code, out, err = run_command(dry, monkeypatch, capsys)
+    assert code == 0, err
+    assert "Trainings  12: 3 ways x 2 sizes x 2 folds x 1 seeds" in out
+    assert "steps=6" in out
+    assert not (tmp_path / "found").exists()
     code, out, err = run_command([*words.split(), "--compare"], monkeypatch, capsys)
     assert (code, "from scratch" in out) == (0, True), err
     held = sorted(p.name for p in (tmp_path / "found").glob("finetune.*"))

@@ -28,10 +28,12 @@ from domadapt.runs.saved import (
     CONFIG_SCHEMA,
     ENCODER,
     EXPORT,
+    FAILED,
     OWN_RULE,
     PAGE,
     PREDICTIONS,
     REPORT,
+    failure,
     prediction_table,
     save_model,
     value_table,
@@ -39,8 +41,6 @@ from domadapt.runs.saved import (
 from domadapt.selection.calibration import Calibration
 from domadapt.task import UNKNOWN, Task
 
-#: Why a run ended without a model, where its settings are to blame: it may be begun anew in place.
-FAILED = "failed.json"
 #: Temporary names under which `checkpoint.write_atomically`, and safetensors within it, write.
 _HALF_WRITTEN = re.compile(
     r"\..+\.(safetensors|json|html|csv|pt2|onnx|npy)\.[a-z0-9_]{8}|\.tmp[A-Za-z0-9]{6}"
@@ -74,12 +74,6 @@ def check_folder(folder: Path | None, resume: bool) -> None:
             f"{folder} already holds a run. Choose another folder with --out, go on with it "
             f"(--resume {folder}), or delete it."
         )
-
-
-def failure(folder: Path) -> str:
-    """Why the run in a folder diverged; nothing where it did not."""
-    file = folder / FAILED
-    return str(checkpoint.read_json(file)["reason"]) if file.exists() else ""
 
 
 def keep_failure(folder: Path, reason: str) -> None:

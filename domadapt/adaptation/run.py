@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from domadapt.adaptation.folder import check_folder, failure, keep_failure, open_folder, save
+from domadapt.adaptation.folder import check_folder, keep_failure, open_folder, save
 from domadapt.adaptation.layers import analysed, check_analyse
 from domadapt.adaptation.measure import Measured, measure, shape_of, unknown_of
 from domadapt.adaptation.request import (
@@ -37,6 +37,7 @@ from domadapt.network import Network
 from domadapt.report.report import BASELINE, Report, describe, versions
 from domadapt.runs.candidate import Progress, Trained, candidate_key, train_candidate
 from domadapt.runs.plan import Plan, make_plan, spec_dict
+from domadapt.runs.saved import failure
 from domadapt.selection.calibration import Calibration, calibrate
 from domadapt.selection.evidence import Evidence, gather, some, together
 from domadapt.selection.guard import hopeless

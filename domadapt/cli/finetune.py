@@ -88,6 +88,7 @@ def finetune_command(
         ),
     ] = None,
     processes: Annotated[int | None, typer.Option(help="Trainings at a time.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed trainings again.")] = False,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
@@ -128,7 +129,7 @@ def finetune_command(
 
     from domadapt.finetune.page import markdown, render, terminal
     from domadapt.finetune.study import finetune as study
-    from domadapt.finetune.study import save_model
+    from domadapt.finetune.study import in_words, planned, save_model
     from domadapt.strategies.spec import read_strategy
 
     column = column_of_texts(text_column, None if from_ is None else str(from_), model)
@@ -154,20 +155,28 @@ def finetune_command(
         "max_length": max_length,
         "pooling": pooling,
     }
+    asked_for: dict[str, Any] = {
+        "test": scored,
+        "also": others,
+        "compare": compare,
+        "scratch_lr": scratch_lr,
+        "sizes": None if sizes is None else sizes.split(","),
+        "folds": folds,
+        "seeds": seeds,
+        "split_seed": seed,
+    }
+    if dry_run:
+        _, wanted = planned(domain, chosen, texts, **asked_for, **options)
+        say(in_words(wanted))
+        say(f"Nothing was done. All would go to {out}.")
+        return
     found = study(
         domain,
         chosen,
         texts,
         out=out,
-        test=scored,
-        also=others,
-        compare=compare,
-        scratch_lr=scratch_lr,
-        sizes=None if sizes is None else sizes.split(","),
-        folds=folds,
-        seeds=seeds,
         level=accuracy,
-        split_seed=seed,
+        **asked_for,
         processes=processes,
         retry=retry,
         say=lambda text: say(text, error=True),

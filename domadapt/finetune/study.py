@@ -352,6 +352,24 @@ def planned(
     return work, found
 
 
+def in_words(wanted: Sequence[Cell]) -> str:
+    """What the cells of a comparison are, without doing them."""
+    methods = list(dict.fromkeys(cell.method for cell in wanted))
+    sizes = list(dict.fromkeys(str(cell.config["size"]) for cell in wanted))
+    folds = len({cell.config["fold"] for cell in wanted})
+    seeds = len({cell.seed for cell in wanted})
+    lines = [
+        f"Trainings  {len(wanted)}: {len(methods)} ways x {len(sizes)} sizes x {folds} folds x "
+        f"{seeds} seeds",
+        f"Sizes      {', '.join(sizes)}",
+    ]
+    for name in methods:
+        how = next(cell.config["training"] for cell in wanted if cell.method == name)
+        said = ", ".join(f"{k}={v}" for k, v in how.items())
+        lines.append(f"{name:<10} {said}")
+    return "\n".join(lines)
+
+
 def _smallest(work: FineTuneWork) -> np.ndarray:
     """Labels of the fold with the fewest training samples of some class."""
     task = work.task()

@@ -34,6 +34,8 @@ ENCODER, CLASSIFIER = "encoder", "huggingface"
 UNKNOWN_MODEL = "unknown.safetensors"
 #: In place of a rule's name: a network of a method's own, which the export alone brings back.
 OWN_RULE = "own"
+#: Why a run ended without a model, where its settings are to blame.
+FAILED = "failed.json"
 CONFIG_SCHEMA = 1
 
 
@@ -98,6 +100,12 @@ def save_model(folder: Path, network: Network, task: Task) -> dict[str, str]:
     return {UNKNOWN: rule.rule}
 
 
+def failure(folder: Path) -> str:
+    """Why the run in a folder diverged; nothing where it did not."""
+    file = folder / FAILED
+    return str(checkpoint.read_json(file)["reason"]) if file.exists() else ""
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of a finished run; anything else is refused with a sentence."""
     if not folder.is_dir():
@@ -106,6 +114,9 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}."
         )
     if not (folder / CONFIG).exists():
+        reason = failure(folder)
+        if reason:
+            raise DomadaptError(f"The run in {folder} has no model: {reason}")
         unfinished = (folder / "run.json").exists()
         raise DomadaptError(
             f"The run in {folder} is not finished; go on with `domadapt adapt --resume {folder}`."
