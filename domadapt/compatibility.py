@@ -110,6 +110,13 @@ def check_terms(method: Method, terms: Any) -> None:
             f"terms() of {method.name} must not call a term 'source', which is the name of the "
             "source loss; choose another name, or override source_loss."
         )
+    known = {*terms, *(n.removesuffix("_weight") for n in settings_of(type(method)))}
+    strange = sorted(set(method.ramps) - known)
+    if strange:
+        raise DomadaptError(
+            f"The ramps of {method.name} name the term {strange[0]!r}, and terms() returned "
+            f"{', '.join(map(repr, terms)) or 'none'}; give both one name."
+        )
     weights = [n for n in settings_of(type(method)) if n.endswith("_weight")]
     idle = [n for n in weights if n.removesuffix("_weight") not in terms]
     unweighted = [t for t in terms if f"{t}_weight" not in weights]

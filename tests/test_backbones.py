@@ -20,9 +20,10 @@ from domadapt.backbones import (
     preprocessing_of,
     read_state,
 )
+from domadapt.backbones.small import SMALL
 from domadapt.data.views import Preprocessing, make_views
 from domadapt.errors import DomadaptError
-from domadapt.export import save_weights
+from domadapt.export import export_pt2, save_weights
 from domadapt.network import Network, Normalize, width_of
 
 ROOT = Path(__file__).parents[1]
@@ -414,6 +415,43 @@ def test_mistakes_in_ones_own_file(
         build_backbone(name, images())
 
 
+# What every small network must stand
+
+
+#: One batch of each kind of data that a network may be for.
+KINDS = {"vector": (20,), "series": (3, 40), "image": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_small_network_learns_and_leaves(name: str, tmp_path: Path) -> None:
+    taken = {}
+    for kind, shape in KINDS.items():
+        x = torch.rand(6, *shape, generator=torch.Generator().manual_seed(0))
+        try:
+            taken[kind] = (x, build_backbone(name, x))
+        except DomadaptError as error:
+            # What it is not for it refuses in a sentence, and never otherwise.
+            assert name in str(error)  # noqa: PT017
+    assert taken, "it takes none of the kinds of data"
+    for x, made in taken.values():
+        width = width_of(made.module, x)
+        network = Network(made.module, nn.Linear(width, 3))
+        logits = network.train()(x)
+        assert logits.shape == (6, 3)
+        logits.square().sum().backward()
+        for at, parameter in network.named_parameters():
+            assert parameter.grad is not None, at
+            assert parameter.grad.isfinite().all(), at
+        again = build_backbone(name, x[:2])
+        again.module.load_state_dict(made.module.state_dict())
+        other = Network(again.module, network.head).eval()
+        # Built from a batch of another size it is the same function.
+        assert torch.equal(other(x), network.eval()(x))
+        export_pt2(network, x, tmp_path / "m.pt2")
+        program = torch.export.load(str(tmp_path / "m.pt2")).module()
+        torch.testing.assert_close(program(x[:3]), network(x[:3]))
+
+
 # Mistakes
 
 
@@ -423,7 +461,7 @@ def test_mistakes_in_ones_own_file(
         ("resnet81", images(), "no model 'resnet81'. Did you mean 'resnet18'"),
         ("resnet18", torch.rand(2, 30), r"takes images \(3, height, width\); got inputs \(30,\)"),
         ("resnet18", torch.rand(2, 1, 32, 32), "takes images"),
-        ("alexnet", images(16), r"cannot take inputs \(3, 16, 16\)"),
+        ("alexnet", images(16), r"cannot take inputs \(3, 16, 16\).*choose a model for images"),
         ("lenet", torch.rand(2, 30), "lenet takes images"),
         ("lenet", images(4), "at least 8 x 8"),
         ("conv1d", torch.rand(2, 30), "conv1d takes series"),

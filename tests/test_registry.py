@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -95,6 +97,14 @@ def test_a_file_with_several_methods(tmp_path: Path) -> None:
         ("def f(:", "SyntaxError"),
         (MINE.format(name="dann"), "The method 'dann' is taken by"),
         (MINE.format(name="My Method"), "consists of a-z, 0-9 and _"),
+        (MINE.format(name="m").replace("*, ", ""), "mine_weight is not keyword-only"),
+        (MINE.format(name="m").replace(" = 2.0", ""), "mine_weight has no default"),
+        (
+            MINE.format(name="m").replace(
+                "    def terms", "    ramps = {'mine': 0.5}\n    def terms"
+            ),
+            "ramps = {'mine': domadapt.ops.ramp}; got 0.5",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, text: str | None, says: str) -> None:
@@ -117,6 +127,41 @@ def test_a_method_that_leaves_out_the_init_of_method(tmp_path: Path, own: str, b
     path.write_text(text.replace(own, "network.nothing()"))
     with pytest.raises(AttributeError, match="nothing"):
         build_method(str(path), small_network())
+
+
+def test_a_broken_file_of_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from domadapt.methods import registry
+
+    real = importlib.import_module
+
+    def some(name: str) -> Any:
+        if name.endswith(".mcc"):
+            raise ImportError("no such loss")
+        return real(name)
+
+    monkeypatch.setattr(registry, "importlib", SimpleNamespace(import_module=some))
+    with pytest.raises(DomadaptError, match=r"methods/mcc\.py of domadapt could not be.*ImportErr"):
+        method_names()
+
+
+@pytest.mark.parametrize("spec", ["mcc+", "+mcc", "mcc++dan"])
+def test_a_combination_names_both(spec: str) -> None:
+    with pytest.raises(DomadaptError, match="on each side of every plus sign"):
+        method_settings(spec)
+
+
+def test_a_ramp_of_another_term_is_refused(tmp_path: Path) -> None:
+    from domadapt.compatibility import check_terms
+
+    path = tmp_path / "mine.py"
+    ramps = "    ramps = {'mien': lambda p: p}\n\n    def terms"
+    path.write_text(MINE.format(name="mine").replace("    def terms", ramps))
+    method = build_method(str(path), small_network())
+    with pytest.raises(DomadaptError, match=r"ramps of mine name the term 'mien'.*'mine'"):
+        check_terms(method, {"mine": torch.zeros(())})
+    # A term that is not there at every step is known by its weight.
+    path.write_text(path.read_text().replace("mien", "mine"))
+    check_terms(build_method(str(path), small_network()), {})
 
 
 def test_two_files_of_one_name_do_not_mix(tmp_path: Path) -> None:

@@ -368,6 +368,15 @@ class SourceLossOfItsOwn(Good):
         return 2.0 * super().source_loss(out, batch)
 
 
+class TermWithoutWeight(Good):
+    def terms(self, out: BatchOutputs, batch: Batch) -> dict[str, Tensor]:
+        return {**super().terms(out, batch), "beside": out.z_t.square().mean()}
+
+
+class SpaceUpsideDown(Good):
+    space = {"gap_weight": (5.0, 1.0, "log")}
+
+
 class MovesWithoutTraining(Good):
     trains = False
     needs_source = False
@@ -420,6 +429,7 @@ FAULTS: list[tuple[type[Method], str, str]] = [
     (TermIsNoScalar, "builds", "dictionary of scalar tensors"),
     (SettingStoredElsewhere, "settings", "power is not kept under its name"),
     (SettingUnexplained, "settings", "power has no line under Args"),
+    (SpaceUpsideDown, "settings", "low must be below high"),
     (SettingIgnored, "settings used", "power changes nothing; tried 1, "),
     (NoPaper, "paper", "NoPaper names no paper"),
     (DrawsWhileBuilt, "own randomness", "torch's global generator"),
@@ -460,7 +470,8 @@ FAULTS: list[tuple[type[Method], str, str]] = [
     (RivalNeverTaught, "domain labels", "^no loss reaches the discriminator at progress"),
     (SameLabel, "domain labels", "lower all target logits"),
     (SwappedLabels, "domain labels", "raise all source logits"),
-    (SourceLossOfItsOwn, "weight zero", "all weights at 0 it is not source_only"),
+    (SourceLossOfItsOwn, "weight zero", "all weights at 0 it is not source_only$"),
+    (TermWithoutWeight, "weight zero", "the term 'beside' has no setting beside_weight"),
     (MovesWithoutTraining, "weight zero", "parameters moved"),
     (UnderNoGrad, "weight zero", "with its defaults it is source_only"),
     (NumpyDraws, "same seed", "two runs with one seed differ"),

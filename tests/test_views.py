@@ -235,6 +235,14 @@ def test_mixed_sizes_need_a_size(augment: str) -> None:
             view(mixed(), gen())
 
 
+@pytest.mark.parametrize("augment", ["photo", "glyph", "none"])
+def test_a_list_of_images_of_one_size_is_as_good_as_a_tensor(augment: str) -> None:
+    views = make_views("image", augment)
+    assert torch.equal(views.evaluation(list(pictures())), views.evaluation(pictures()))
+    for view in (views.weak, views.strong):
+        assert torch.equal(view(list(pictures()), gen()), view(pictures(), gen()))
+
+
 def test_vectors_noise_follows_the_scale_and_masks_a_fifth() -> None:
     x = torch.ones(500, 40) * torch.linspace(1, 5, 40)
     scale = torch.linspace(0, 3, 40)

@@ -69,6 +69,10 @@ def origin_of(module: nn.Module, trained: bool) -> BackboneOrigin:
     return "transformer" if attends else "pretrained"
 
 
+#: What batches of so many dimensions are.
+_FORMS = {0: "texts", 2: "vectors", 3: "series", 4: "images"}
+
+
 @torch.no_grad()
 def check_takes(module: nn.Module, example: Inputs, name: str) -> None:
     """Refuse a module that cannot take these inputs, or returns no features of them."""
@@ -77,9 +81,10 @@ def check_takes(module: nn.Module, example: Inputs, name: str) -> None:
         z = module.eval()(example)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         got = tuple(example.shape[1:]) if isinstance(example, Tensor) else "a dictionary"
+        kind = _FORMS.get(example.ndim if isinstance(example, Tensor) else 0, "these data")
         raise DomadaptError(
             f"{name} cannot take inputs {got} ({first_line(error)}). Give inputs of another "
-            "size, or choose another model."
+            f"size, or choose a model for {kind}."
         ) from error
     finally:
         module.train(was)

@@ -35,7 +35,8 @@ def selftest(
         check_names(spec, method_settings(spec))
     subjects = [Subject(spec) for spec in method or method_names()]
     width = max(len(subject.name) for subject in subjects) + 1
-    say("\n".join([*table.legend(verbose), "", table.columns(width)]))
+    marks = ". kept, X not kept, - does not apply"
+    say("\n".join([*table.legend(verbose), "", marks, "", table.columns(width)]))
     broken: list[str] = []
     for subject in subjects:
         findings = list(table.examine(subject))

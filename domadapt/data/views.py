@@ -210,7 +210,7 @@ class _ImageViews:
         """The raw images at the network's size, in one tensor."""
         if isinstance(raw, list):
             if self.size is None:
-                _refuse_mixed(raw)
+                return self._fit(_stacked(raw))
             return torch.cat([self._fit(image[None]) for image in raw])
         x = cast(Tensor, raw)
         if self.size is None or (_sides(x) == self.size and self.preprocessing.resize is None):
@@ -223,7 +223,7 @@ class _ImageViews:
     def _photo(self, raw: Raw, generator: torch.Generator) -> Tensor:
         """A random part of each image, mirrored or not, at the network's size."""
         if isinstance(raw, list) and self.size is None:
-            _refuse_mixed(raw)
+            raw = _stacked(raw)
         n = len(raw)
         sides = torch.tensor([list(x.shape[-2:]) for x in cast(Tensor, raw)], dtype=torch.float32)
         height, width = sides.T
@@ -406,8 +406,11 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=generator)
 
 
-def _refuse_mixed(raw: list[Tensor]) -> None:
+def _stacked(raw: list[Tensor]) -> Tensor:
+    """Images of one size as one tensor; others are refused."""
     sizes = sorted({_sides(image) for image in raw})
+    if len(sizes) == 1:
+        return torch.stack(raw)
     raise DomadaptError(
         f"The network takes images of the data's own size, so all must have one; found "
         f"{sizes[0][0]}x{sizes[0][1]} and {sizes[-1][0]}x{sizes[-1][1]} (height x width). Give a "

@@ -37,11 +37,38 @@ def register(name: str) -> Callable[[C], C]:
             raise DomadaptError(
                 f"The method {name!r} is taken by {_home(other)}; choose another name."
             )
+        _check_class(cls)
         cls.name = name
         _METHODS[name] = cls
         return cls
 
     return add
+
+
+def _check_class(cls: type[Any]) -> None:
+    """Refuse arguments that could be no settings, and ramps that cannot be called."""
+    _, *rest = inspect.signature(cls.__init__).parameters.values()
+    for p in rest[1:]:
+        if p.kind is p.VAR_KEYWORD:
+            continue
+        wrong = (
+            "is not keyword-only"
+            if p.kind is not p.KEYWORD_ONLY
+            else "has no default"
+            if p.default is p.empty
+            else ""
+        )
+        if wrong:
+            raise DomadaptError(
+                f"The settings of {cls.__name__} are its keyword-only arguments, each with a "
+                f"default (network, *, {p.name}: float = 1.0); {p.name} {wrong}."
+            )
+    for term, ramp in getattr(cls, "ramps", {}).items():
+        if not callable(ramp):
+            raise DomadaptError(
+                f"The ramps of {cls.__name__} are functions of progress by term, such as "
+                f"ramps = {{{term!r}: domadapt.ops.ramp}}; got {ramp!r}."
+            )
 
 
 def _home(cls: type[Any]) -> str:
@@ -57,13 +84,27 @@ def method_parts(spec: str) -> list[str]:
     path, _, rest = spec.rpartition(".py")
     if "+" not in rest and Path(f"{path}.py").is_file():
         return [spec]
-    return spec.split("+")
+    parts = spec.split("+")
+    if "" in parts:
+        raise DomadaptError(
+            f"A combination names a method on each side of every plus sign, such as dann+mcc; got "
+            f"{spec!r}."
+        )
+    return parts
 
 
 def _scan() -> None:
     package = importlib.import_module("domadapt.methods")
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"domadapt.methods.{module.name}")
+        try:
+            importlib.import_module(f"domadapt.methods.{module.name}")
+        except DomadaptError:
+            raise
+        except Exception as error:
+            raise DomadaptError(
+                f"The file methods/{module.name}.py of domadapt could not be imported: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def method_names() -> list[str]:

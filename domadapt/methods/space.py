@@ -53,7 +53,7 @@ def method_space(method: str, fixed: Sequence[str] = ()) -> dict[str, Range | Ch
             if key not in known:
                 raise _wrong_space(method, own, "the method has no such setting")
             if key not in fixed:
-                found[key] = _checked(method, known[key], given)
+                found[key] = range_of(method, known[key], given)
     return found
 
 
@@ -62,7 +62,9 @@ def trains(method: str) -> bool:
     return any(method_class(part).trains for part in method_parts(method))
 
 
-def _checked(method: str, setting: Setting, given: Any) -> Range | Choices:
+def range_of(method: str, setting: Setting, given: Any) -> Range | Choices:
+    """What is searched of one setting, as the class says it; refused where it cannot be."""
+
     def fits(value: Any) -> Any:
         try:
             return parse_setting(setting, value)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from domadapt.errors import DomadaptError
 from domadapt.methods import Method
+from domadapt.methods.space import range_of
 from domadapt.optimizers import parameter_groups
 from domadapt.selftest import small
 from domadapt.selftest.graph import leaves
@@ -52,6 +53,11 @@ def settings(subject: Subject) -> None:
         require(bool(setting.help), f"{name} has no line under Args in the docstring")
     strange = sorted(set(subject.probe.space) - set(subject.settings))
     require(not strange, f"space has {', '.join(strange)}, which is no setting")
+    for name, given in subject.probe.space.items():
+        try:
+            range_of(subject.name, subject.settings[name], given)
+        except DomadaptError as error:
+            require(False, str(error))
 
 
 @invariant()

@@ -14,7 +14,7 @@ import torch
 from domadapt.network import Network
 from domadapt.selftest import small
 from domadapt.selftest.invariant import NotKept, invariant, require
-from domadapt.selftest.subject import Left, Subject
+from domadapt.selftest.subject import Left, Subject, terms_of
 from domadapt.trainer import Trainer
 
 
@@ -27,6 +27,12 @@ def _yardstick(world: Any, joint: bool, joins: bool) -> Network:
     subject.world = world
     how: dict[str, Any] = {"batch_statistics": "joint"} if joins else {}
     return subject.trainer({"joint_forward": joint}, dropout=0.0, **how).fit()
+
+
+def _weighty(subject: Subject, zeros: dict[str, Any]) -> list[str]:
+    """The terms that still count with all weights at 0."""
+    method, batch = subject.ready(zeros), subject.batch()
+    return [n for n in terms_of(method, batch) if method.weight(n, batch.progress)]
 
 
 @invariant(lambda subject: subject.name != "source_only")
@@ -56,7 +62,12 @@ def weight_zero(subject: Subject) -> None:
     zeros = dict.fromkeys(subject.weights, 0.0)
     require(bool(zeros), "it has no *_weight setting; say why in no_neutral")
     found = run(zeros)
-    require(small.same_parameters(found, plain), f"with all weights at 0 it is not {what}")
+    left = _weighty(subject, zeros)
+    require(
+        small.same_parameters(found, plain),
+        f"with all weights at 0 it is not {what}"
+        + (f": the term {left[0]!r} has no setting {left[0]}_weight" if left else ""),
+    )
     # A pass over strong views, or without a source, moves BatchNorm's statistics all the same.
     if probe.needs_source and not probe.needs_strong:
         require(

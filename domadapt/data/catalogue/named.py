@@ -15,7 +15,7 @@ from domadapt.data.catalogue import activities, descriptors, photographs, review
 from domadapt.data.catalogue.collection import Collection, fetched, key
 from domadapt.data.digits import NAMES as DIGITS
 from domadapt.data.digits import digits_domain
-from domadapt.errors import DomadaptError, unknown
+from domadapt.errors import DomadaptError, listed, unknown
 from domadapt.task import Domain, Task
 
 COLLECTIONS: dict[str, Collection] = {
@@ -316,6 +316,13 @@ def _load(collection: str, name: str, part: str | None, root: Path | None) -> Do
         where = fetched(collection, of, (root or _cache()) / collection)
     if where is None:
         place = f"{str(root)!r} does not hold it" if root else "there is no data root"
+        here = [d for d in of.domains if _find(collection, d, root) is not None]
+        if here:
+            raise DomadaptError(
+                f"{_spec(collection, name)!r} is not among the data in {str(root)!r}, which hold "
+                f"{listed([_spec(collection, d) for d in here])}. Choose one of these, or add it "
+                f"as {of.layout} ({of.origin})."
+            )
         raise DomadaptError(
             f"{_spec(collection, name)!r} is read from {of.layout} below the data root, but "
             f"{place}. Put the data there ({of.origin}), or name the folder that holds them "
