@@ -176,7 +176,7 @@ def write_rows() -> None:
         "`python benchmarks/methods.py --digits runs/digits`, or where the steps are 1,000 by "
         "`python benchmarks/accuracy.py digits --threads 1 --training "
         f'\'{{"batch_statistics": "{passed}"}}\'`. `{UPPER}`, where it stands, is trained on the '
-        f"target's labels (oracle). {kept.get('note', '')}\n\n" + table(rows) + "\n"
+        "target's labels (oracle).\n\n" + table(rows) + "\n"
     )
 
 
