@@ -20,7 +20,6 @@ def main() -> None:
     x, y = make_classification(800, 10, n_informative=8, n_classes=3, random_state=0)
     domain = np.repeat([1, -1], 400)  # positive: source, negative: target
     x[domain < 0] = x[domain < 0] @ (np.eye(10) + 0.2) + 1
-    known = np.where(domain > 0, y, -1)  # what stands for target rows is never read
 
     model = make_pipeline(
         StandardScaler(), Coral(), DomainAdaptationClassifier(training={"steps": args.steps})
@@ -32,7 +31,7 @@ def main() -> None:
         scoring=label_free_scorer("information_maximisation"),
         cv=target_folds(domain, 1),  # trains with all rows, scores the target rows
     )
-    search.fit(x, known, **told)
+    search.fit(x, np.where(domain > 0, y, -1), **told)  # target labels: hidden
     print("Chosen without target labels:", search.best_params_)
     print("Accuracy on the target:", (search.predict(x) == y)[domain < 0].mean())
 

@@ -136,7 +136,7 @@ def test_what_does_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(DomadaptError, match=r"Nobody answers at 127\.0\.0\.1:"):
             ready("ray", "auto", address=f"127.0.0.1:{closed.getsockname()[1]}")
-    monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     with pytest.raises(DomadaptError, match=r"pip install 'domadapt\[ray\]'"):
         ready("ray", "auto")
 

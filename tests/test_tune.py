@@ -25,7 +25,7 @@ from domadapt.adaptation import adapt
 from domadapt.data import from_arrays
 from domadapt.errors import DomadaptError
 from domadapt.methods import method_class, method_names, registry
-from domadapt.report import figures
+from domadapt.report import drawing
 from domadapt.runs.saved import load_run, predict
 from domadapt.settings import settings_of
 from domadapt.task import Task
@@ -49,7 +49,7 @@ FAST = {**TRAINING, "steps": 12, "lr": 3e-3}
 def hasten(patch: pytest.MonkeyPatch) -> None:
     """The run at the end without maps and pictures, and files that nobody flushes to the disk."""
     patch.setattr(entrance, "adapt", partial(adapt, look=False))
-    patch.setattr(figures, "to_svg", lambda *_, **__: "<svg/>")
+    patch.setattr(drawing, "to_svg", lambda *_, **__: "<svg/>")
     patch.setattr(os, "fsync", lambda _: None)
 
 
